@@ -1,0 +1,111 @@
+"""One frozen dataclass -> the command line of a script, with presets, `--from-config`, and one-sentence errors."""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from common.errors import BadInput, is_write_error, write_error_sentence
+from common.run import command_line
+
+Config = TypeVar("Config")
+
+
+def parse(
+    cls: type[Config],
+    presets: Mapping[str, Mapping[str, Any]],
+    arguments: list[str] | None = None,
+    description: str = "",
+) -> Config:
+    """The configuration from the command line: explicit flags win over `--from-config`, that over the preset.
+
+    `cls` is a frozen dataclass whose fields have defaults; a field without one is required. `--from-config FILE` takes
+    a run's config.json; fields that `cls` lacks are refused. BadInput, with one sentence, for anything wrong.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset")
+    first.add_argument("--from-config", "--from_config")
+    first.exit_on_error = False
+    with contextlib.suppress(argparse.ArgumentError), contextlib.redirect_stderr(io.StringIO()):
+        known = first.parse_known_args(arguments)[0]
+        values = _from_file(cls, known.from_config) if known.from_config else {}
+        preset = known.preset or values.get("preset")
+        if preset is not None and preset in presets:
+            values = {**presets[preset], **values, "preset": preset}
+        required = [f for f in dataclasses.fields(cls) if _required(f) and f.name not in values]  # type: ignore[arg-type]
+        if not required:
+            return _tyro(cls, arguments, description, cls(**values))
+    return _tyro(cls, arguments, description, None)
+
+
+def _required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _tyro(cls: type[Config], arguments: list[str], description: str, default: Config | None) -> Config:
+    told = io.StringIO()
+    options = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(told):
+            return tyro.cli(cls, args=arguments, description=description, **options)  # type: ignore[call-overload]
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise BadInput(_one_sentence(told.getvalue())) from None
+
+
+def _one_sentence(box: str) -> str:
+    """What tyro prints in a box, as one line: the box's frame, its rulers and the pointer to --help left out."""
+    lines = [re.sub(r"[│|╭╮╰╯─]+", " ", re.sub(r"\x1b\[[0-9;]*m", "", line)).strip() for line in box.splitlines()]
+    text = " ".join(line for line in lines if line and line not in ("Parsing error", "Required options"))
+    text = re.sub(r"\s+", " ", text).replace("Parsing error ", "").replace("Unrecognized options ", "")
+    return f"{re.split(r' For full helptext', text)[0].strip()} (see --help)"
+
+
+def _from_file(cls: type, file: str) -> dict[str, Any]:
+    try:
+        record = json.loads(Path(file).read_text())
+        values = dict(record.get("arguments") or record["config"])
+    except OSError as error:
+        raise BadInput(f"--from-config {file}: {error.strerror}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, ValueError):
+        raise BadInput(f"--from-config {file} is not the config.json of a run") from None
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise BadInput(f"--from-config {file} has settings that this script does not know: {', '.join(unknown)}")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def run_main(main: Callable[[], int | None]) -> None:
+    """Run a script's `main` and exit: its own code, 2 with one sentence for bad input, 130 with the resume line."""
+    try:
+        code = main()
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except OSError as error:
+        if not is_write_error(error):
+            raise
+        print(f"error: {write_error_sentence(error)}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print(f"\nstopped; what is finished is saved. To go on: {resume_line()}", file=sys.stderr)
+        code = 130
+    sys.stdout.flush()
+    sys.exit(code or 0)
+
+
+def resume_line() -> str:
+    """The same command again: it finds the same folder, skips what is done and goes on."""
+    return " ".join(shlex.quote(word) for word in command_line().split(" "))

@@ -1,0 +1,54 @@
+"""Which device a script runs on, and why. Every call that names a device lives here."""
+
+import ctypes
+import sys
+from typing import Literal
+
+import torch
+
+from common.errors import BadInput
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+
+def choose_device(name: str, tiny: bool = False) -> tuple[torch.device, str]:
+    """The device to use and the reason to print.
+
+    `auto` takes CUDA, then MPS, then the CPU; with `tiny` (nets whose steps take less time than an accelerator needs
+    to be told about them) it takes the CPU. BadInput for a name that is unknown or a device that is not there.
+    """
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        if tiny:
+            return torch.device("cpu"), "the nets are too small for an accelerator to pay"
+        best = next(device for device in ("cuda", "mps", "cpu") if present[device])
+        return torch.device(best), "the fastest device here" if best != "cpu" else "no CUDA or MPS device here"
+    if name not in present:
+        raise BadInput(f"--device {name} is unknown: choose auto, cpu, cuda or mps")
+    if not present[name]:
+        raise BadInput(f"--device {name}: this machine or this PyTorch has no {name.upper()} device")
+    return torch.device(name), "as asked"
+
+
+def configure_cpu(threads: int) -> None:
+    """Thread count of this process, and denormals as zeros (they slow a step tenfold when a net's weights die)."""
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed blocks of up to 1 GB: otherwise each step asks the kernel for its pages again."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):  # absent in musl
+            m_trim_threshold, m_mmap_threshold = -1, -3
+            libc.mallopt(m_mmap_threshold, 1 << 30)
+            libc.mallopt(m_trim_threshold, 1 << 30)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done its work, for honest timing."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -1,0 +1,62 @@
+"""One look for all figures: a colour-blind palette, plain axes, PNG for the eye and PDF for the paper."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from common.run import atomic_save
+
+# Okabe & Ito 2008: eight colours that colour-blind readers can tell apart.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+
+STYLE: dict[str, Any] = {
+    "figure.dpi": 130,
+    "figure.constrained_layout.use": True,
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.4,
+    "pdf.fonttype": 42,
+}
+
+
+def new_figure(columns: int, rows: int = 1, width: float = 3.6, height: float = 3.2) -> tuple[Figure, np.ndarray]:
+    """A figure of rows x columns panels, each `width` x `height` inches, and its axes as a flat array."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
+    return figure, axes.ravel()
+
+
+def sequence(n: int) -> list[Any]:
+    """`n` colours in an order that the eye reads as one (viridis without its palest end)."""
+    return list(plt.get_cmap("viridis")(np.linspace(0.0, 0.88, n)))
+
+
+def band(axes: Axes, x: Sequence[float], low: Sequence[float], high: Sequence[float], color: Any) -> None:
+    """The interval around a line, in its colour."""
+    axes.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write `path`.png and `path`.pdf, each in one step, and close the figure."""
+    with plt.rc_context(STYLE):
+        for suffix in (".png", ".pdf"):
+            metadata = {"CreationDate": None} if suffix == ".pdf" else None  # the same data, the same file
+            target = path.with_name(path.name + suffix)
+            atomic_save(target, lambda file, s=suffix, m=metadata: figure.savefig(file, format=s[1:], metadata=m))
+    plt.close(figure)

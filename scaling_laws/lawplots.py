@@ -1,0 +1,231 @@
+"""The figures of a fit: each says what was held fixed, what the bars and bands are, and how many runs it rests on."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from common.plots import PALETTE, band, new_figure, save_figure, sequence
+from laws import PowerLaw, envelope, loss_law, optimum, predict_log
+
+if TYPE_CHECKING:
+    from fit import Analysis
+
+BLUE, ORANGE, GREEN, PINK = PALETTE[:4]
+
+
+def draw_all(result: "Analysis", fits: dict[str, Any], folder: Path, title: str) -> None:
+    """Write every figure that the runs allow into `folder`, as PNG and PDF."""
+    save_figure(draw_optimum(result, fits, title), folder / "optimum")
+    save_figure(draw_power_laws(result, fits, title), folder / "power_laws")
+    save_figure(draw_parametric(result, fits, title), folder / "parametric")
+
+
+# ---------------------------------------------------------------- helpers
+
+
+def plain_log_axis(axes: Axes, which: str) -> None:
+    """A log axis whose ticks are written as plain numbers where it spans less than three decades."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
+    if low > 0 and math.log10(high / low) < 2.2:
+        subs = (1.0, 2.0, 5.0) if math.log10(high / low) > 0.9 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+        axis.set_major_locator(LogLocator(subs=subs))
+        axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}" if v >= 10 else f"{v:.3g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
+def bars(axes: Axes, x: np.ndarray, y: np.ndarray, low: np.ndarray, high: np.ndarray, **style: Any) -> None:
+    errors = np.maximum(np.stack([y - low, high - y]), 0)
+    axes.errorbar(x, y, errors, fmt="o", markersize=4, elinewidth=1, capsize=2, **style)
+
+
+def exponent_text(item: dict[str, float]) -> str:
+    return f"{item['value']:.2f} [{item['lo95']:.2f}, {item['hi95']:.2f}]"
+
+
+def finish(figure: Figure, title: str, result: "Analysis") -> Figure:
+    n = len(result.table.runs.loss)
+    figure.suptitle(
+        f"{title}: {n} runs in {len(result.cells.log_loss)} cells; bars and bands are 95% intervals", fontsize=10
+    )
+    return figure
+
+
+# ---------------------------------------------------------------- the headline: IsoFLOP lines and the optimum
+
+
+def draw_optimum(result: "Analysis", fits: dict[str, Any], title: str) -> Figure:
+    figure, axes = new_figure(3)
+    _isoflop_panel(axes[0], result)
+    flops = np.geomspace(result.cells.flops.min(), result.cells.flops.max(), 60)
+    for panel, key, symbol, unit in ((axes[1], "N", "N", "parameters"), (axes[2], "D", "D", "training samples")):
+        column = "ND".index(key)
+        value, draws = result.parametric.value, result.parametric.draws
+        names = ("A", "B", "alpha", "beta")
+        best = np.asarray(optimum(flops, *(value[name] for name in names), result.macs)[column])
+        many = np.asarray(optimum(flops[None], *(draws[name][:, None] for name in names), result.macs)[column])
+        exponent = "a" if key == "N" else "b"
+        label = f"parametric law: {exponent} = {exponent_text(fits[exponent])}"
+        panel.plot(flops, best, color=BLUE, label=label)
+        band(panel, flops, *np.percentile(many, [2.5, 97.5], axis=0), BLUE)
+        if result.isoflop:
+            c = np.array([line.flops for line in result.lines])
+            index = 0 if key == "N" else 1
+            points = np.exp([(line.log_n, line.log_d)[index] for line in result.lines])
+            low, high = np.percentile(np.exp([line.draws[:, index] for line in result.lines]), [2.5, 97.5], axis=1)
+            bars(panel, c, points, low, high, color=ORANGE)
+            at = fits["isoflop"][f"{key}_at_1e10"]["value"]
+            slope = fits["isoflop"][exponent]
+            panel.plot(
+                flops,
+                at * (flops / 1e10) ** slope["value"],
+                "--",
+                color=ORANGE,
+                label=f"IsoFLOP: {exponent} = {exponent_text(slope)}",
+            )
+        if result.frontier and key == "N":
+            log_c, log_n, _ = envelope(result.cells, result.cells.log_loss)
+            panel.plot(
+                np.exp(log_c),
+                np.exp(log_n),
+                ".",
+                ms=3,
+                color=GREEN,
+                label=f"envelope: a = {exponent_text(fits['frontier']['a'])}",
+            )
+        panel.set(xscale="log", yscale="log", xlabel="compute C, FLOP", ylabel=f"optimal {symbol}, {unit}")
+        panel.set_title(f"Optimal {unit}")
+        panel.legend(loc="upper left")
+        low, high = panel.get_ylim()
+        panel.set_ylim(low, high * (high / low) ** 0.35)  # room for the legend
+    return finish(figure, title, result)
+
+
+def _isoflop_panel(axes: Axes, result: "Analysis") -> None:
+    cells = result.cells
+    if not result.lines:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "no IsoFLOP budget with a\nminimum inside its sizes", ha="center", va="center")
+        return
+    for line, color in zip(result.lines, sequence(len(result.lines)), strict=True):
+        n, loss = cells.n_params[line.rows], np.exp(cells.log_loss[line.rows])
+        spread = np.percentile(result.noise[:, line.rows], [2.5, 97.5], axis=0)
+        bars(axes, n, loss, *(loss * np.exp(spread)), color=color)
+        x = np.linspace(np.log(n[line.window[0]]), np.log(n[line.window[-1]]), 50)
+        axes.plot(np.exp(x), np.exp(np.polyval(line.coefficients, x)), color=color, label=f"{line.flops:.1e}")
+        axes.plot(math.exp(line.log_n), math.exp(line.log_loss), "*", ms=9, color="black", zorder=4)
+    axes.set(xscale="log", yscale="log", xlabel="parameters N", ylabel="test loss, nats")
+    axes.set_title("IsoFLOP lines (star: minimum)")
+    axes.legend(title="C, FLOP", loc="upper right", fontsize=7, title_fontsize=7, ncols=2)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * (high / low) ** 0.45)
+    plain_log_axis(axes, "y")
+
+
+# ---------------------------------------------------------------- Kaplan's panels
+
+
+def draw_power_laws(result: "Analysis", fits: dict[str, Any], title: str) -> Figure:
+    figure, axes = new_figure(2, 2, width=4.4)
+    runs = result.table.runs
+    sizes = np.unique(runs.n_params)
+    colors = dict(zip(sizes, sequence(len(sizes)), strict=True))
+    for size in sizes:
+        rows = runs.n_params == size
+        axes[0].plot(runs.flops[rows], runs.loss[rows], ".", ms=3, color=colors[size], label=f"{size:,.0f}")
+    if result.by_compute:
+        _law(
+            axes[0],
+            result.by_compute,
+            "black",
+            f"frontier: C^-{exponent_text(fits['loss_vs_compute']['exponent'])}",
+            points=False,
+        )
+    axes[0].set(xlabel="compute C, FLOP", title="Loss against compute (dots: runs)")
+    axes[0].legend(title="parameters N", fontsize=7, title_fontsize=7, ncols=2)
+    groups = (
+        (
+            axes[1],
+            result.by_params,
+            "loss_vs_params",
+            "parameters N",
+            "D = {:,.0f}",
+            "Loss against parameters, samples fixed",
+        ),
+        (
+            axes[2],
+            result.by_samples,
+            "loss_vs_samples",
+            "training samples D",
+            "N = {:,.0f}",
+            "Loss against samples, parameters fixed",
+        ),
+    )
+    for panel, laws, key, xlabel, label, heading in groups:
+        for (at, law), item, color in zip(laws, fits[key], (BLUE, ORANGE, GREEN), strict=False):
+            _law(panel, law, color, f"{label.format(at)}: exponent {exponent_text(item['exponent'])}")
+        panel.set(xlabel=xlabel, title=heading)
+        if laws:
+            panel.legend(fontsize=7)
+    for panel in axes[:3]:
+        panel.set(xscale="log", yscale="log", ylabel="test loss, nats")
+    if result.error_rate:
+        item = fits["error_rate_vs_compute"]["exponent"]
+        _law(axes[3], result.error_rate, PINK, f"best cell of each budget: C^-{exponent_text(item)}")
+        axes[3].legend(fontsize=7)
+    shown = np.isfinite(runs.error) & (runs.error > 0)
+    axes[3].scatter(runs.flops[shown], runs.error[shown], s=3, c=[colors[n] for n in runs.n_params[shown]], zorder=1)
+    axes[3].set(xlabel="compute C, FLOP", ylabel="test error rate", title="Error rate against compute")
+    if shown.any():
+        axes[3].set(xscale="log", yscale="log")
+    for panel in axes:
+        plain_log_axis(panel, "y")
+    return finish(figure, title, result)
+
+
+def _law(axes: Axes, law: PowerLaw, color: Any, label: str, points: bool = True) -> None:
+    if points:
+        bars(axes, law.x, law.loss, law.low, law.high, color=color)
+    x = np.geomspace(law.x.min(), law.x.max(), 60)
+    if law.free:
+        theta, draws = law.free
+        curve = np.exp(predict_log(theta[None], np.log(x)[:, None])[0])
+        low, high = np.percentile(np.exp(predict_log(draws, np.log(x)[:, None])), [2.5, 97.5], axis=0)
+        band(axes, list(x), list(low), list(high), color)
+        axes.plot(x, curve, color=color, label=label)
+        axes.plot(x, law.scale[0] * x ** -law.exponent[0], ":", color=color, lw=1)
+    else:
+        axes.plot(x, law.scale[0] * x ** -law.exponent[0], color=color, label=label)
+
+
+# ---------------------------------------------------------------- the parametric law
+
+
+def draw_parametric(result: "Analysis", fits: dict[str, Any], title: str) -> Figure:
+    figure, axes = new_figure(2, width=4.4, height=3.4)
+    cells, value = result.cells, result.parametric.value
+    law = [value[key] for key in ("E", "A", "B", "alpha", "beta")]
+    sizes = np.unique(cells.n_params)
+    colors = sequence(len(sizes))
+    for size, color in zip(sizes, colors, strict=True):
+        rows = np.flatnonzero(cells.n_params == size)
+        loss = np.exp(cells.log_loss[rows])
+        spread = np.percentile(result.noise[:, rows], [2.5, 97.5], axis=0)
+        bars(axes[0], cells.n_samples[rows], loss, *(loss * np.exp(spread)), color=color)
+        d = np.geomspace(cells.n_samples[rows].min(), cells.n_samples[rows].max(), 50)
+        axes[0].plot(d, np.asarray(loss_law(size, d, *law)), color=color, label=f"{size:,.0f}")
+        residual = cells.log_loss[rows] - np.log(np.asarray(loss_law(size, cells.n_samples[rows], *law)))
+        axes[1].errorbar(cells.n_samples[rows], residual, np.abs(spread), fmt="o", ms=4, elinewidth=1, color=color)
+    axes[0].set(xscale="log", yscale="log", xlabel="training samples D", ylabel="test loss, nats")
+    axes[0].set_title("Lines: L = E + A/N^α + B/D^β", loc="left")
+    axes[0].legend(title="parameters N", fontsize=7, title_fontsize=7, ncols=2)
+    plain_log_axis(axes[0], "y")
+    axes[1].axhline(0, color="black", lw=0.8)
+    axes[1].set(xscale="log", xlabel="training samples D", ylabel="log observed − log predicted")
+    axes[1].set_title(f"Residuals, root mean square {100 * fits['misfit']:.1f}%", loc="left")
+    return finish(figure, title, result)

@@ -1,0 +1,494 @@
+"""The laws, as pure functions of a table of runs: fits, optima in closed form, and bootstrap intervals.
+
+Every fit is in log loss. Noise is that of the seeds, pooled over all cells; a cell is one (N, D), N parameters and
+D samples, and its loss the geometric mean over its seeds. Logarithms are natural throughout.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import PchipInterpolator
+from scipy.optimize import nnls
+
+from common.errors import BadInput
+
+Array = NDArray[np.float64]
+DRAWS = 1000  # bootstrap resamples
+SMALLEST_E = 1e-8  # in units of the smallest loss: log E stays finite where the data want none
+
+
+# ---------------------------------------------------------------- runs and cells
+
+
+@dataclass(frozen=True)
+class Runs:
+    """One entry per run: N, D, loss in nats, C in FLOP, and the error rate (nan where unknown)."""
+
+    n_params: Array
+    n_samples: Array
+    loss: Array
+    flops: Array
+    error: Array
+
+
+@dataclass(frozen=True)
+class Cells:
+    """One entry per (N, D), and what is known of the noise of its mean.
+
+    `residuals` are the deviations of log losses from their cell's mean, all cells together, each stretched by
+    sqrt(S / (S - 1)), S the cell's seeds: without that the noise of 3 seeds would come out 18% too small.
+    """
+
+    n_params: Array
+    n_samples: Array
+    flops: Array
+    log_loss: Array
+    log_error: Array
+    seeds: NDArray[np.int64]
+    residuals: Array
+    error_residuals: Array
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation over seeds of the log loss of a run, pooled over cells (nan with one seed per cell)."""
+        return float(np.sqrt(np.mean(self.residuals**2))) if len(self.residuals) else math.nan
+
+    def keep(self, mask: NDArray[np.bool_]) -> "Cells":
+        """These cells alone; the noise stays that of all."""
+        values = (self.n_params, self.n_samples, self.flops, self.log_loss, self.log_error, self.seeds)
+        return Cells(*(value[mask] for value in values), self.residuals, self.error_residuals)
+
+
+def make_cells(runs: Runs, chance_loss: float | None = None) -> tuple[Cells, int]:
+    """Cells in order of (N, D), and how many were left out as near chance.
+
+    The rule was fixed before the sweep: a cell whose geometric mean loss is above half of `chance_loss` (log 10 for
+    ten digits) enters no fit, nor does its noise; such nets have not begun to learn, and no power law describes them.
+    """
+    keys = np.stack([runs.n_params, runs.n_samples], 1)
+    unique, index = np.unique(keys, axis=0, return_inverse=True)
+    index = index.ravel()
+    rows = [np.flatnonzero(index == i) for i in range(len(unique))]
+    logs = np.log(runs.loss)
+    if chance_loss is not None:
+        rows = [row for row in rows if logs[row].mean() <= math.log(chance_loss / 2)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_error = np.log(runs.error)
+
+    def stretched(values: Array) -> Array:
+        parts = [
+            (values[row] - values[row].mean()) * math.sqrt(len(row) / (len(row) - 1)) for row in rows if len(row) > 1
+        ]
+        stacked = np.concatenate(parts) if parts else np.empty(0)
+        return stacked[np.isfinite(stacked)]
+
+    with np.errstate(invalid="ignore"):
+        error_residuals = stretched(log_error)
+    cells = Cells(
+        np.array([runs.n_params[row[0]] for row in rows]),
+        np.array([runs.n_samples[row[0]] for row in rows]),
+        np.array([runs.flops[row].mean() for row in rows]),
+        np.array([logs[row].mean() for row in rows]),
+        np.array([log_error[row].mean() for row in rows]),
+        np.array([len(row) for row in rows], dtype=np.int64),
+        stretched(logs),
+        error_residuals,
+    )
+    return cells, len(unique) - len(rows)
+
+
+def noise_draws(residuals: Array, seeds: NDArray[np.int64], draws: int, rng: np.random.Generator) -> Array:
+    """Noise of the cell means, (draws, cells): the mean of S residuals drawn with replacement from the pool."""
+    noise = np.zeros((draws, len(seeds)))
+    if len(residuals) == 0:
+        return noise
+    for s in np.unique(seeds):
+        cells = np.flatnonzero(seeds == s)
+        noise[:, cells] = rng.choice(residuals, (draws, len(cells), s)).mean(2)
+    return noise
+
+
+# ---------------------------------------------------------------- the one solver
+
+
+def predict_log(theta: Array, x: Array) -> Array:
+    """log(E + sum_j exp(c_j - g_j x_j)): theta (B, 1 + 2J) = (log E, c, g), x (K, J) -> (B, K)."""
+    return np.logaddexp.reduce(_terms(theta, x), axis=2)
+
+
+def _terms(theta: Array, x: Array) -> Array:
+    j = x.shape[1]
+    powers = theta[:, None, 1 : 1 + j] - theta[:, None, 1 + j :] * x[None]  # (B, K, J)
+    constant = np.broadcast_to(theta[:, None, :1], (*powers.shape[:2], 1))
+    return np.concatenate([constant, powers], 2)
+
+
+def huber(residual: Array, delta: float) -> Array:
+    """Huber 1964: quadratic up to delta, linear beyond."""
+    size = np.abs(residual)
+    return np.where(size <= delta, size**2 / 2, delta * (size - delta / 2))
+
+
+def minimise(
+    x: Array, y: Array, theta: Array, delta: float, fixed: Array | None = None, iterations: int = 300
+) -> tuple[Array, Array]:
+    """Minimise sum_k Huber_delta(predict_log - y) for many data sets, or from many starts, at once.
+
+    x (K, J) centred log sizes, y (B, K) log losses, theta (B, 1 + 2J) starts -> the minima (B, 1 + 2J) and their
+    objectives (B,). `fixed` (1 + 2J,) is 1 where a parameter keeps its start. Levenberg-Marquardt steps on the
+    quadratic that touches the Huber function from above at the present residuals: no accepted step goes up.
+    """
+    theta = theta.copy()
+    free = np.ones(theta.shape[1]) if fixed is None else 1 - fixed
+    floor = y.min(1) + math.log(SMALLEST_E)
+    damping = np.full(len(theta), 1e-3)
+    active = np.arange(len(theta))
+    value = huber(predict_log(theta, x) - y, delta).sum(1)
+    quiet = np.zeros(len(theta), dtype=int)
+    for _ in range(iterations):
+        now, target = theta[active], y[active]
+        terms = _terms(now, x)
+        model = np.logaddexp.reduce(terms, axis=2)
+        share = np.exp(terms - model[:, :, None])  # d model / d (log E, c_j)
+        jacobian = np.concatenate([share, -share[:, :, 1:] * x[None]], 2) * free
+        residual = model - target
+        weight = delta / np.maximum(np.abs(residual), delta)
+        weighted = jacobian * weight[:, :, None]
+        curvature = weighted.transpose(0, 2, 1) @ jacobian
+        gradient = np.einsum("bkp,bk->bp", weighted, residual)
+        diagonal = np.einsum("bpp->bp", curvature)
+        ridge = damping[active, None] * diagonal + 1e-12 * diagonal.max(1, keepdims=True) + 1e-30
+        step = np.linalg.solve(curvature + np.eye(theta.shape[1]) * ridge[:, None, :], gradient[:, :, None])[:, :, 0]
+        proposal = now - np.clip(step, -2, 2)
+        proposal[:, 0] = np.maximum(proposal[:, 0], floor[active])
+        new = huber(predict_log(proposal, x) - target, delta).sum(1)
+        better = new < value[active]
+        gain = (value[active] - new) / np.maximum(value[active], 1e-300)
+        quiet[active] = np.where(better & (gain > 1e-9), 0, quiet[active] + 1)
+        theta[active[better]] = proposal[better]
+        value[active[better]] = new[better]
+        damping[active] = np.clip(np.where(better, damping[active] / 5, damping[active] * 5), 1e-12, 1e9)
+        active = active[(quiet[active] < 12) & (value[active] > 1e-28)]
+        if len(active) == 0:
+            break
+    return theta, value
+
+
+def fit_power_sum(
+    x: Array, y: Array, delta: float, noise: Array | None = None, with_constant: bool = True
+) -> tuple[Array, Array]:
+    """Fit log L = log(E + sum_j exp(c_j - g_j x_j)): x (K, J), y (K,) -> theta (1 + 2J,), bootstrap (draws, 1 + 2J).
+
+    The fit starts from a grid of exponents, each with E and the amplitudes by non-negative least squares on relative
+    errors (variable projection). The bootstrap fits the fitted curve plus each row of `noise` (draws, K), starting
+    at the fit. With `with_constant` false E is 0.
+    """
+    centre = x.mean(0)
+    centred = x - centre
+    starts = _starts(centred, y, with_constant)
+    fixed = None if with_constant else np.eye(1 + 2 * x.shape[1])[0]
+    every = np.broadcast_to(y, (len(starts), len(y)))
+    theta, value = minimise(centred, every, starts, delta, fixed, iterations=60)
+    order = np.argsort(value)[:4]  # polish the best few: a small delta makes the last digits slow
+    theta, value = minimise(centred, every[order], theta[order], delta, fixed, iterations=1000)
+    best = theta[int(np.argmin(value))]
+    samples = best[None]
+    if noise is not None:
+        data = predict_log(best[None], centred) + noise
+        samples, _ = minimise(centred, data, np.broadcast_to(best, (len(data), len(best))), delta, fixed)
+    return _uncentre(best[None], centre)[0], _uncentre(samples, centre)
+
+
+def _uncentre(theta: Array, centre: Array) -> Array:
+    j = len(centre)
+    out = theta.copy()
+    out[:, 1 : 1 + j] += theta[:, 1 + j :] * centre
+    return out
+
+
+def _starts(x: Array, y: Array, with_constant: bool) -> Array:
+    j = x.shape[1]
+    exponents = np.array(np.meshgrid(*[[0.1, 0.2, 0.35, 0.5, 0.75, 1.1, 1.6]] * j)).reshape(j, -1).T
+    loss = np.exp(y)
+    floor = math.log(loss.min())
+    starts = []
+    for g in exponents:
+        columns = [np.exp(-g[i] * x[:, i]) for i in range(j)]
+        design = np.stack([np.ones_like(y), *columns] if with_constant else columns, 1)
+        amounts, _ = nnls(design / loss[:, None], np.ones_like(y))
+        amounts = np.maximum(amounts, 1e-3 * loss.min())
+        e = math.log(amounts[0]) if with_constant else floor + math.log(SMALLEST_E)
+        starts.append([e, *np.log(amounts[-j:]), *g])
+    return np.array(starts)
+
+
+# ---------------------------------------------------------------- Hoffmann et al.: L = E + A / N^alpha + B / D^beta
+
+
+@dataclass(frozen=True)
+class MacsLaw:
+    """Multiply-adds of a forward pass as a power of the parameters, M = k N^p; `error` is the largest |log M| missed."""
+
+    k: float = 1.0
+    p: float = 1.0
+    error: float = 0.0
+
+
+def macs_law(n_params: Array, macs: Array) -> MacsLaw:
+    """Least squares in logs over the distinct sizes; k = p = 1, Hoffmann's C = 6 N D, where M = N."""
+    sizes, first = np.unique(n_params, return_index=True)
+    if np.allclose(macs, n_params, rtol=1e-9):
+        return MacsLaw()
+    x, y = np.log(sizes), np.log(macs[first])
+    p, log_k = np.polyfit(x, y, 1) if len(sizes) > 1 else (1.0, float(y[0] - x[0]))
+    return MacsLaw(math.exp(log_k), float(p), float(np.abs(y - log_k - p * x).max()))
+
+
+def loss_law(
+    n: Array | float, d: Array | float, e: float, a: float, b: float, alpha: float, beta: float
+) -> Array | float:
+    """Hoffmann et al. 2022, eq. 2: L(N, D) = E + A / N^alpha + B / D^beta."""
+    return e + a / n**alpha + b / d**beta
+
+
+def optimum_exponents(alpha: Array | float, beta: Array | float, p: float = 1.0) -> tuple[Array | float, Array | float]:
+    """(a, b) of N_opt ~ C^a and D_opt ~ C^b under C = 6 k N^p D; a p + b = 1. With p = 1: Hoffmann et al., eq. 4."""
+    return beta / (alpha + p * beta), alpha / (alpha + p * beta)
+
+
+def optimum(
+    flops: Array | float,
+    a: Array | float,
+    b: Array | float,
+    alpha: Array | float,
+    beta: Array | float,
+    macs: MacsLaw,
+) -> tuple[Array | float, Array | float]:
+    """(N_opt, D_opt) that minimise A / N^alpha + B / D^beta at C = 6 k N^p D: setting the derivative to 0 gives
+
+    N_opt = (alpha A / (p beta B))^(1 / (alpha + p beta)) (C / 6k)^(beta / (alpha + p beta)), D_opt = C / (6k N_opt^p).
+    """
+    total = alpha + macs.p * beta
+    n = (alpha * a / (macs.p * beta * b)) ** (1 / total) * (flops / (6 * macs.k)) ** (beta / total)
+    return n, flops / (6 * macs.k * n**macs.p)
+
+
+@dataclass(frozen=True)
+class Parametric:
+    """A fit of the parametric law: values and bootstrap draws of E, A, B, alpha, beta, a, b, by name."""
+
+    value: dict[str, float]
+    draws: dict[str, Array]
+    delta: float
+    misfit: float  # root mean square of the cells' residuals, with 5 degrees of freedom taken off
+    inflation: float  # how much wider than the seeds' noise the bootstrap's is, because the law misses the cells
+
+
+def fit_parametric(cells: Cells, delta: float, macs: MacsLaw, draws: int = DRAWS, seed: int = 0) -> Parametric:
+    """Approach 3 of Hoffmann et al. 2022 (eq. 3): sum of Huber_delta over cells of log predicted minus log observed.
+
+    The interval's noise is the seeds', pooled, or the cells' distances from the fitted law where these are larger than
+    seeds explain. BadInput for fewer than 6 cells, or fewer than 3 sizes or numbers of samples.
+    """
+    if len(cells.log_loss) < 6:
+        raise BadInput(
+            f"the law has 5 parameters: it needs at least 6 cells (N, D), and there are {len(cells.log_loss)}"
+        )
+    for name, values in (("n_params", cells.n_params), ("n_samples", cells.n_samples)):
+        if len(np.unique(values)) < 3:
+            raise BadInput(f"the law needs at least 3 different {name}, and there are {len(np.unique(values))}")
+    x = np.log(np.stack([cells.n_params, cells.n_samples], 1))
+    theta, _ = fit_power_sum(x, cells.log_loss, delta)
+    residual = cells.log_loss - predict_log(theta[None], x)[0]
+    misfit = math.sqrt(float(np.sum(residual**2)) / (len(residual) - 5))
+    rng = np.random.default_rng(seed)
+    if len(cells.residuals):
+        expected = cells.noise / math.sqrt(float(np.mean(cells.seeds)))
+        inflation = max(1.0, misfit / expected) if expected > 0 else 1.0
+        noise = noise_draws(cells.residuals, cells.seeds, draws, rng) * inflation
+    else:  # one seed per cell: all that is known of the noise is the distance from the law
+        inflation = 1.0
+        noise = rng.choice(residual * math.sqrt(len(residual) / (len(residual) - 5)), (draws, len(residual)))
+    _, samples = fit_power_sum(x, cells.log_loss, delta, noise)
+    return Parametric(_named(theta[None], macs, 0), _named(samples, macs), delta, misfit, inflation)
+
+
+def _named(theta: Array, macs: MacsLaw, row: int | None = None) -> dict:
+    e, a, b, alpha, beta = theta.T
+    a_opt, b_opt = optimum_exponents(alpha, beta, macs.p)
+    named = {"E": np.exp(e), "A": np.exp(a), "B": np.exp(b), "alpha": alpha, "beta": beta, "a": a_opt, "b": b_opt}
+    return {key: float(value[row]) for key, value in named.items()} if row is not None else named
+
+
+# ---------------------------------------------------------------- IsoFLOP lines (approach 2) and the frontier (approach 1)
+
+
+@dataclass(frozen=True)
+class IsoFlop:
+    """One budget: its cells in order of N, and the parabola's vertex with its bootstrap draws."""
+
+    flops: float
+    rows: NDArray[np.int64]  # indices into the cells
+    window: NDArray[np.int64]  # those that the parabola is fitted to
+    coefficients: Array  # of log loss in log N, highest power first
+    log_n: float
+    log_d: float
+    log_loss: float
+    draws: Array  # (draws, 3): log N, log D, log loss at the vertex
+
+
+def isoflop_groups(cells: Cells, tolerance: float = 0.02, smallest: int = 5) -> list[NDArray[np.int64]]:
+    """Cells of equal compute, to within `tolerance`, at least `smallest` sizes each, in order of compute and of N."""
+    order = np.argsort(cells.flops)
+    splits = np.flatnonzero(np.diff(np.log(cells.flops[order])) > tolerance) + 1
+    groups = []
+    for group in np.split(order, splits):
+        group = group[np.argsort(cells.n_params[group])]
+        if len(np.unique(cells.n_params[group])) >= smallest:
+            groups.append(group)
+    return groups
+
+
+def fit_isoflop(cells: Cells, rows: NDArray[np.int64], noise: Array) -> IsoFlop | str:
+    """The parabola through one budget's cells, or why there is none (in a few words).
+
+    Approach 2 of Hoffmann et al. 2022. The window is a factor 4 of N to either side of the best cell: wider ones bend
+    the vertex (Czech 2026). The best cell must not be the smallest or the largest, nor the vertex outside the window.
+    """
+    x, y = np.log(cells.n_params[rows]), cells.log_loss[rows]
+    best = int(np.argmin(y))
+    flops = float(np.exp(np.log(cells.flops[rows]).mean()))
+    if best in (0, len(rows) - 1):
+        return "the best size is at the edge"
+    window = np.flatnonzero(np.abs(x - x[best]) <= math.log(4) + 1e-9)
+    if len(window) < 4:
+        return "fewer than 4 sizes within a factor 4 of the best"
+    vertices, coefficients = _vertices(x[window], y[None, window])
+    if coefficients[0, 0] <= 0:
+        return "its parabola opens downwards"
+    if not x[window][0] < vertices[0, 0] < x[window][-1]:
+        return "its vertex is outside the sizes"
+    log_m = np.log(cells.flops[rows] / 6 / cells.n_samples[rows])  # multiply-adds, exact at the cells
+
+    def with_samples(vertex: Array) -> Array:
+        log_d = math.log(flops / 6) - np.interp(vertex[:, 0], x, log_m)
+        return np.stack([vertex[:, 0], log_d, vertex[:, 1]], 1)
+
+    draws, _ = _vertices(x[window], y[window] + noise[:, rows[window]])
+    log_n, log_d, log_loss = with_samples(vertices)[0]
+    return IsoFlop(flops, rows, window, coefficients[0], log_n, log_d, log_loss, with_samples(draws))
+
+
+def _vertices(x: Array, y: Array) -> tuple[Array, Array]:
+    """Vertices (B, 2) of the parabolas through x (K,), y (B, K), kept inside the range of x, and coefficients (B, 3)."""
+    centre = x.mean()
+    design = np.vander(x - centre, 3)
+    c = np.linalg.lstsq(design, y.T, rcond=None)[0].T  # (B, 3)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        place = -c[:, 1] / (2 * c[:, 0])
+    ends = np.array([x[0], x[-1]]) - centre
+    height = lambda at: c[:, 0] * at**2 + c[:, 1] * at + c[:, 2]  # noqa: E731
+    lower_end = np.where(height(ends[0]) < height(ends[1]), ends[0], ends[1])
+    place = np.clip(np.where(c[:, 0] > 0, place, lower_end), *ends)
+    shifted = np.stack([c[:, 0], c[:, 1] - 2 * c[:, 0] * centre, c[:, 2] - c[:, 1] * centre + c[:, 0] * centre**2], 1)
+    return np.stack([place + centre, height(place)], 1), shifted
+
+
+def weighted_line(x: Array, y: Array, weight: Array) -> tuple[Array, Array]:
+    """Intercepts and slopes (B,) of weighted least squares: x (K,), y (B, K), weight (K,)."""
+    w = weight / weight.sum()
+    mean_x, mean_y = (w * x).sum(), y @ w
+    slope = ((y - mean_y[:, None]) * (w * (x - mean_x))).sum(1) / (w * (x - mean_x) ** 2).sum()
+    return mean_y - slope * mean_x, slope
+
+
+def optimum_line(lines: list[IsoFlop], column: int) -> tuple[float, float, Array, Array]:
+    """Log intercept and exponent of N_opt (column 0) or D_opt (1) against C through the vertices, and their draws.
+
+    Each vertex weighs as the inverse of its bootstrap variance, floored at a tenth of the median against flukes.
+    """
+    log_c = np.log([line.flops for line in lines])
+    points = np.array([[(line.log_n, line.log_d)[column] for line in lines]])
+    draws = np.stack([line.draws[:, column] for line in lines], 1)
+    variance = draws.var(0)
+    floor = max(float(np.median(variance)) / 10, 1e-12)
+    weight = 1 / np.maximum(variance, floor)
+    intercept, slope = weighted_line(log_c, points, weight)
+    intercepts, slopes = weighted_line(log_c, draws, weight)
+    return float(intercept[0]), float(slope[0]), intercepts, slopes
+
+
+def envelope(cells: Cells, log_loss: Array, points: int = 300) -> tuple[Array, Array, Array]:
+    """Approach 1: the compute-efficient frontier as log C, log N, log loss (n,) arrays.
+
+    Per size, log loss is interpolated in log C through that size's runs (monotone cubic, no extrapolation); at each C
+    the best size is taken. Places where the winner is the smallest or largest size that has been run at that C are
+    left out: there a smaller or larger net might have won.
+    """
+    sizes = np.unique(cells.n_params)
+    log_c = np.log(cells.flops)
+    grid = np.linspace(log_c.min(), log_c.max(), points)
+    curves = np.full((len(sizes), points), np.inf)
+    for i, size in enumerate(sizes):
+        rows = np.flatnonzero(cells.n_params == size)
+        rows = rows[np.argsort(log_c[rows])]
+        at, first = np.unique(log_c[rows], return_index=True)
+        if len(at) < 2:
+            continue
+        inside = (grid >= at[0]) & (grid <= at[-1])
+        curves[i, inside] = PchipInterpolator(at, log_loss[rows][first])(grid[inside])
+    winner = curves.argmin(0)
+    available = np.isfinite(curves)
+    lowest = available.argmax(0)
+    highest = len(sizes) - 1 - available[::-1].argmax(0)
+    keep = available.any(0) & (winner > lowest) & (winner < highest)
+    return grid[keep], np.log(sizes[winner[keep]]), curves.min(0)[keep]
+
+
+def envelope_exponent(cells: Cells, noise: Array, draws: int = 200) -> tuple[float, Array]:
+    """Exponent a of the frontier's N_opt ~ C^a and its bootstrap draws (nan where a draw has no frontier)."""
+
+    def exponent(log_loss: Array) -> float:
+        log_c, log_n, _ = envelope(cells, log_loss)
+        if len(log_c) < 10 or len(np.unique(log_n)) < 3:
+            return math.nan
+        return float(np.polyfit(log_c, log_n, 1)[0])
+
+    return exponent(cells.log_loss), np.array([exponent(cells.log_loss + row) for row in noise[:draws]])
+
+
+# ---------------------------------------------------------------- one-dimensional power laws
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """L = E + K x^-g, once with E = 0 (Kaplan's form: `exponent`, `scale`), once with E free where there are 5 points."""
+
+    x: Array
+    loss: Array
+    low: Array  # 95% interval of each point's loss
+    high: Array
+    exponent: tuple[float, Array]
+    scale: tuple[float, Array]
+    free: tuple[Array, Array] | None  # theta (log E, log K, g) and draws
+
+
+def fit_power_law(x: Array, log_loss: Array, noise: Array, delta: float) -> PowerLaw:
+    """Fit both forms to points (K,) whose log losses carry `noise` (draws, K)."""
+    log_x = np.log(x)
+    intercept, slope = weighted_line(log_x, log_loss[None], np.ones(len(x)))
+    intercepts, slopes = weighted_line(log_x, log_loss + noise, np.ones(len(x)))
+    free = fit_power_sum(log_x[:, None], log_loss, delta, noise) if len(x) >= 5 else None
+    low, high = np.exp(log_loss + np.percentile(noise, [2.5, 97.5], axis=0))
+    scale = (float(np.exp(intercept[0])), np.exp(intercepts))
+    return PowerLaw(x, np.exp(log_loss), low, high, (-float(slope[0]), -slopes), scale, free)
+
+
+def interval(draws: Array, value: float, transform: Callable[[Array], Array] = lambda x: x) -> dict[str, float]:
+    """`value` with the 2.5% and 97.5% points of its bootstrap draws."""
+    finite = transform(draws[np.isfinite(draws)])
+    low, high = np.percentile(finite, [2.5, 97.5]) if len(finite) > 20 else (math.nan, math.nan)
+    return {"value": value, "lo95": float(low), "hi95": float(high)}

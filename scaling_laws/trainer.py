@@ -1,0 +1,220 @@
+"""One training run: a net of one width sees n_samples transformed digits once, and is tested at the end.
+
+Everything that fixes the numbers of a run is here, in `convnet.py` and in `digits.py`; the name of a sweep's folder
+depends on the text of these three files.
+"""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.device import configure_cpu, keep_freed_memory, synchronize
+from common.run import load_checkpoint, save_checkpoint
+from convnet import ConvNet, macs_per_image, n_params, training_flops
+from digits import gather, normalise, open_digits, training_order
+
+# The learning rate's rule lr = LR0 (8 / width)^LR_WIDTH (20,000 / n_samples)^LR_SAMPLES, from
+# results/reference/scaling_laws/tuning/tuning.csv (fit: `lr_rule` in tuning.py; tests recompute it).
+LR0, LR_WIDTH, LR_SAMPLES = 0.00943, 0.621, -0.045
+LR_MAX = 0.05
+WARM_UP = (
+    0.05  # fraction of the run, not a number of steps: a fixed number would tax the short runs (Porian et al. 2024)
+)
+ADAM_BETAS = (0.9, 0.99)  # runs of a few hundred steps: 0.999 would still remember the first gradients at the end
+CHUNK_IMAGES = 4096  # images fetched from the memory map at a time
+EVALUATION_BATCH = 500
+CHECK_STEPS = 200  # between looks at whether the loss is still finite
+CHECKPOINT_SECONDS = 30.0
+
+
+def start_worker(threads: int) -> None:
+    """What a worker process does once, before its first run."""
+    configure_cpu(threads)
+    keep_freed_memory()
+
+
+def batch_size(n_samples: int) -> int:
+    """4 … 64, close to 12 sqrt(n_samples / 10,000).
+
+    A short run needs its steps: at 1,719 samples batch 64 has three times the loss of batch 4, while above 100,000
+    samples batch 64 costs nothing (measured on the tuning set, README "Recipe"). With one batch size for all, the
+    exponent of the data would be an exponent of optimisation steps.
+    """
+    exact = math.log2(12 * math.sqrt(n_samples / 10_000))
+    return 2 ** min(6, max(2, round(exact)))
+
+
+def learning_rate(width: int, n_samples: int) -> float:
+    """The peak learning rate of a run, by the rule above."""
+    return min(LR_MAX, LR0 * (8 / width) ** LR_WIDTH * (20_000 / n_samples) ** LR_SAMPLES)
+
+
+def schedule(fraction: float) -> float:
+    """Multiplier of the learning rate at a fraction of the run: linear warm-up, then linear decay to 0 at its end."""
+    return min(fraction / WARM_UP, (1 - fraction) / (1 - WARM_UP))
+
+
+def run_generator(*key: int) -> torch.Generator:
+    """Independent random numbers for each run: neither two seeds nor two cells of one seed share any."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+
+def train_cell(
+    folder: str,
+    arm: str,
+    width: int,
+    n_samples: int,
+    seed: int,
+    lr: float,
+    batch: int,
+    dropout: float,
+    split: str,
+    device: str,
+    checkpoint: str,
+) -> dict[str, Any]:
+    """Train and evaluate one net; return its row of runs.csv.
+
+    `folder` is a prepared folder of digits with its copies, `split` names the evaluation set (test, or tune where
+    hyper-parameters are chosen), `checkpoint` the file in which a run of more than 30 s saves its state: started
+    again, it goes on from there to the same numbers.
+    """
+    target = torch.device(device)
+    pool_size = len(np.load(Path(folder) / "pool_labels.npy", mmap_mode="r"))
+    copies = -(-n_samples // pool_size)
+    digits = open_digits(folder, copies)
+    generator = run_generator(width, n_samples, seed)
+    torch.manual_seed(seed)  # dropout draws from the global generator
+    net = ConvNet(width, dropout)
+    net.init_weights(generator)
+    net.to(target)
+    order = training_order(n_samples, pool_size, generator)
+    train_loss, seconds = train(net, digits.copies, digits.pool_labels, order, lr, batch, Path(checkpoint))
+    held_out = {"tune": (digits.tune_images, digits.tune_labels), "test": (digits.test_images, digits.test_labels)}
+    loss, accuracy = evaluate(net, *held_out[split])
+    diverged = not math.isfinite(loss)
+    return {
+        "arm": arm,
+        "status": "diverged" if diverged else "ok",
+        "width": width,
+        "n_params": n_params(width),
+        "macs": macs_per_image(width),
+        "n_samples": n_samples,
+        "n_unique": min(n_samples, pool_size),
+        "copies": copies,
+        "batch_size": batch,
+        "steps": -(-n_samples // batch),
+        "lr": lr,
+        "dropout": dropout,
+        "seed": seed,
+        "flops": training_flops(width, n_samples),
+        f"{split}_loss": None if diverged else loss,
+        f"{split}_accuracy": accuracy,
+        "train_loss": train_loss if math.isfinite(train_loss) else None,
+        "seconds": round(seconds, 4),
+        "images_per_second": round(n_samples / seconds, 1),
+        "device": device,
+    }
+
+
+def train(
+    net: ConvNet,
+    copies: list[np.ndarray],
+    labels: np.ndarray,
+    order: tuple[Tensor, Tensor],
+    lr: float,
+    batch: int,
+    checkpoint: Path | None = None,
+) -> tuple[float, float]:
+    """One pass over the images that `order` names; the mean loss of the last tenth of the steps, and the seconds.
+
+    Adam with the learning rate `lr` times `schedule`. Stops early when the loss is no longer finite.
+    """
+    copy, image = order
+    device = net.conv1.weight.device
+    target = torch.from_numpy(np.asarray(labels, dtype=np.int64))[image]  # (n_samples,)
+    steps = -(-len(image) // batch)
+    optimizer = torch.optim.Adam(net.parameters(), lr=lr, betas=ADAM_BETAS, fused=device.type in ("cpu", "cuda"))
+    first, before, late = _resume(checkpoint, net, optimizer)
+    chunk_steps = max(1, CHUNK_IMAGES // batch)
+    net.train()
+    started = saved = time.perf_counter()
+    for step in range(first, steps):
+        if step == first or step % chunk_steps == 0:
+            begin = step * batch
+            rows = slice(begin, begin + (chunk_steps - step % chunk_steps) * batch)
+            images = gather(copies, copy[rows], image[rows]).to(device)
+            targets = target[rows].to(device)
+        here = slice(step * batch - begin, (step + 1) * batch - begin)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * schedule((step + 0.5) / steps)
+        loss = F.cross_entropy(net(normalise(images[here])), targets[here])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if step >= 0.9 * steps:
+            late = late + loss.detach()
+        # .item() waits for an accelerator, so this is asked for rarely.
+        if step % CHECK_STEPS == CHECK_STEPS - 1:
+            if not math.isfinite(loss.item()):
+                break
+            if checkpoint and time.perf_counter() - saved > CHECKPOINT_SECONDS:
+                saved = time.perf_counter()
+                _save(checkpoint, net, optimizer, step + 1, before + saved - started, late)
+    synchronize(device)
+    seconds = before + time.perf_counter() - started
+    return late.item() / max(1, steps - math.ceil(0.9 * steps)), seconds
+
+
+def _save(path: Path, net: ConvNet, optimizer: torch.optim.Optimizer, step: int, seconds: float, late: Tensor) -> None:
+    state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state()}
+    save_checkpoint(path, {"step": step, "seconds": seconds, "late": late.cpu(), **state})
+
+
+def _resume(path: Path | None, net: ConvNet, optimizer: torch.optim.Optimizer) -> tuple[int, float, Tensor]:
+    """The first step to take, the seconds already trained, and the sum of late losses."""
+    device = net.conv1.weight.device
+    if path is None or not path.exists():
+        return 0, 0.0, torch.zeros((), device=device)
+    state = load_checkpoint(path)
+    net.load_state_dict(state["net"])
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["rng"])
+    return state["step"], state["seconds"], state["late"].to(device)
+
+
+@torch.no_grad()
+def evaluate(net: ConvNet, images: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Mean cross-entropy in nats and accuracy over all of `images`, clean."""
+    net.eval()
+    device = net.conv1.weight.device
+    loss = correct = torch.zeros((), device=device)
+    for begin in range(0, len(images), EVALUATION_BATCH):
+        rows = slice(begin, begin + EVALUATION_BATCH)
+        x = normalise(torch.from_numpy(np.array(images[rows])).to(device))
+        y = torch.from_numpy(np.array(labels[rows], dtype=np.int64)).to(device)
+        logits = net(x)
+        loss = loss + F.cross_entropy(logits, y, reduction="sum")
+        correct = correct + (logits.argmax(1) == y).sum()
+    return loss.item() / len(images), correct.item() / len(images)
+
+
+def measure_speed(width: int, batch: int, device: str, seconds: float = 0.3) -> dict[str, float]:
+    """Training images per second of a net on random digits, for the plan's estimate: a job of the pool."""
+    net = ConvNet(width)
+    net.init_weights(torch.Generator().manual_seed(0))
+    net.to(torch.device(device))
+    generator = torch.Generator().manual_seed(0)
+    copies = [torch.randint(0, 256, (2048, 28, 28), generator=generator, dtype=torch.uint8).numpy()]
+    labels = torch.randint(0, 10, (2048,), generator=generator).numpy()
+    train(net, copies, labels, training_order(10 * batch, 2048, generator), 1e-3, batch)
+    images = spent = 0.0
+    while spent < seconds:
+        spent += train(net, copies, labels, training_order(512, 2048, generator), 1e-3, batch)[1]
+        images += 512
+    return {"width": width, "batch_size": batch, "images_per_second": images / spent}
