@@ -1,6 +1,6 @@
 """One look for all figures: a colour-blind palette, plain axes, PNG for the eye and PDF for the paper."""
 
-from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from common.run import atomic_save
 # Okabe & Ito 2008: eight colours that colour-blind readers can tell apart.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 130,
     "figure.constrained_layout.use": True,
     "font.size": 9,
@@ -35,10 +35,14 @@ STYLE: dict[str, Any] = {
 }
 
 
+def style() -> AbstractContextManager[None]:
+    """`with style():` around everything that draws or saves."""
+    return plt.rc_context(STYLE)
+
+
 def new_figure(columns: int, rows: int = 1, width: float = 3.6, height: float = 3.2) -> tuple[Figure, np.ndarray]:
     """A figure of rows x columns panels, each `width` x `height` inches, and its axes as a flat array."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
     return figure, axes.ravel()
 
 
@@ -47,16 +51,15 @@ def sequence(n: int) -> list[Any]:
     return list(plt.get_cmap("viridis")(np.linspace(0.0, 0.88, n)))
 
 
-def band(axes: Axes, x: Sequence[float], low: Sequence[float], high: Sequence[float], color: Any) -> None:
+def band(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: Any) -> None:
     """The interval around a line, in its colour."""
     axes.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write `path`.png and `path`.pdf, each in one step, and close the figure."""
-    with plt.rc_context(STYLE):
-        for suffix in (".png", ".pdf"):
-            metadata = {"CreationDate": None} if suffix == ".pdf" else None  # the same data, the same file
-            target = path.with_name(path.name + suffix)
-            atomic_save(target, lambda file, s=suffix, m=metadata: figure.savefig(file, format=s[1:], metadata=m))
+    for suffix in (".png", ".pdf"):
+        metadata = {"CreationDate": None} if suffix == ".pdf" else None  # the same data, the same file
+        target = path.with_name(path.name + suffix)
+        atomic_save(target, lambda file, s=suffix, m=metadata: figure.savefig(file, format=s[1:], metadata=m))
     plt.close(figure)

@@ -3,13 +3,17 @@
     image (1, 28, 28) -> conv 3x3, stride 2 (w, 14, 14) -> ReLU -> conv 3x3 (2w, 14, 14) -> max-pool 2 (2w, 7, 7)
     -> ReLU -> linear (10)
 
-Why this one: of seven nets tried at equal multiply-adds, each with its learning rate searched up to 0.05, it had the
-lowest loss at the budgets of the default sweep (README, "Choice of the net"). Nets that pool over all positions keep
-the ratio of multiply-adds M to parameters N constant, but learn slower. Here M = k N^p with p near 1.7, fitted from
-the widths of the sweep (`laws.macs_law`), and the optimum's formula takes p into account.
+Why this one: among the nets tried at equal training compute, each with its learning rate searched up to 0.05, it had
+the lowest loss at the budgets of the default sweep (README, "Choice of the net"). Nets that average over all positions
+keep the ratio of multiply-adds M to parameters N constant, but learn slower. Here M = k N^p with p near 1.7, fitted
+from the widths of the sweep (`laws.macs_law`), and the formula of the optimum takes p into account.
+
+One `ConvNet` holds `members` independent nets of that width, side by side as groups of its convolutions: a single tiny
+net is bound by the overhead of each step, three together cost little more than one.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,33 +23,41 @@ CLASSES = 10
 
 
 class ConvNet(nn.Module):
-    """`width` channels in the first convolution, twice as many in the second; no normalisation layer."""
+    """K = `members` nets of `width` w that share nothing: (B, K, 28, 28) images -> (K, B, 10) logits."""
 
-    def __init__(self, width: int, dropout: float = 0.0):
+    def __init__(self, width: int, members: int = 1, dropout: float = 0.0):
         super().__init__()
-        self.conv1 = nn.Conv2d(1, width, 3, stride=2, padding=1)
-        self.conv2 = nn.Conv2d(width, 2 * width, 3, padding=1)
-        self.head = nn.Linear(2 * width * 7 * 7, CLASSES)
-        self.dropout = dropout
+        self.conv1 = nn.Conv2d(members, members * width, 3, stride=2, padding=1, groups=members)
+        self.conv2 = nn.Conv2d(members * width, members * 2 * width, 3, padding=1, groups=members)
+        self.head_weight = nn.Parameter(torch.empty(members, 2 * width * 7 * 7, CLASSES))
+        self.head_bias = nn.Parameter(torch.zeros(members, 1, CLASSES))
+        self.members, self.dropout = members, dropout
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def init_weights(self, generator: torch.Generator) -> None:
-        """He et al. 2015, eq. 10: standard deviation sqrt(2 / fan_in), for the head sqrt(1 / fan_in); biases 0."""
-        for layer, gain in ((self.conv1, 2.0), (self.conv2, 2.0), (self.head, 1.0)):
-            fan_in = layer.weight[0].numel()
-            nn.init.normal_(layer.weight, std=math.sqrt(gain / fan_in), generator=generator)
-            nn.init.zeros_(layer.bias)
+    @torch.no_grad()
+    def init_weights(self, generators: Sequence[torch.Generator]) -> None:
+        """One generator per member. He et al. 2015, eq. 10: normal of variance 2 / fan_in, head 1 / fan_in; biases 0."""
+        for k, generator in enumerate(generators):
+            for layer in (self.conv1, self.conv2):
+                own = layer.weight.unflatten(0, (self.members, -1))[k]  # (channels out, channels in, 3, 3)
+                own.copy_(torch.randn(own.shape, generator=generator) * math.sqrt(2 / own[0].numel()))
+            own = self.head_weight[k]
+            own.copy_(torch.randn(own.shape, generator=generator) * math.sqrt(1 / len(own)))
+        for bias in (self.conv1.bias, self.conv2.bias, self.head_bias):
+            assert bias is not None
+            bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.conv1(x))  # (B, 1, 28, 28) -> (B, w, 14, 14)
+        x = F.relu(self.conv1(x))  # (B, K, 28, 28) -> (B, Kw, 14, 14)
         # ReLU after the pool gives the same numbers as before it, for a quarter of the work.
-        x = F.relu(F.max_pool2d(self.conv2(x), 2))  # (B, 2w, 7, 7)
-        x = F.dropout(x.flatten(1), self.dropout, self.training)  # (B, 98w)
-        return self.head(x)  # (B, 10)
+        x = F.relu(F.max_pool2d(self.conv2(x), 2))  # (B, 2Kw, 7, 7)
+        x = x.reshape(len(x), self.members, -1).transpose(0, 1)  # (K, B, 98w)
+        x = F.dropout(x, self.dropout, self.training)
+        return torch.baddbmm(self.head_bias, x, self.head_weight)  # (K, B, 10)
 
 
 def n_params(width: int) -> int:
-    """Weights and biases: (9 + 1) w + (9w + 1) 2w + (98w + 1) 10."""
+    """Weights and biases of one net: (9 + 1) w + (9w + 1) 2w + (98w + 1) 10."""
     return 10 * width + (9 * width + 1) * 2 * width + (98 * width + 1) * CLASSES
 
 

@@ -145,15 +145,15 @@ def training_order(n_samples: int, pool_size: int, generator: torch.Generator) -
 
 
 def gather(copies: list[np.ndarray], copy: Tensor, image: Tensor) -> Tensor:
-    """The images (n, 28, 28) as uint8 that a batch of copy and image indices names."""
-    copy_index, image_index = copy.numpy(), image.numpy()
-    batch = np.empty((len(image_index), SIDE, SIDE), dtype=np.uint8)
+    """The uint8 images (..., 28, 28) that copy and image indices of any one shape (...) name."""
+    copy_index, image_index = copy.reshape(-1).numpy(), image.reshape(-1).numpy()
+    found = np.empty((len(image_index), SIDE, SIDE), dtype=np.uint8)
     for k in np.unique(copy_index):
         rows = np.flatnonzero(copy_index == k)
-        batch[rows] = copies[k][image_index[rows]]
-    return torch.from_numpy(batch)
+        found[rows] = copies[k][image_index[rows]]
+    return torch.from_numpy(found).unflatten(0, copy.shape)
 
 
 def normalise(images: Tensor) -> Tensor:
-    """uint8 (n, 28, 28) -> float32 (n, 1, 28, 28) with the mean and deviation of MNIST's training pixels (33.3, 78.6)."""
-    return images.float().sub_(33.3).div_(78.6).unsqueeze(1)
+    """uint8 -> float32 with mean 0 and deviation 1 over MNIST's training pixels (33.3 and 78.6 as they are)."""
+    return images.float().sub_(33.3).div_(78.6)

@@ -233,14 +233,16 @@ def _error_rate(cells: Cells, lines: list[IsoFlop], rng: np.random.Generator) ->
 
 def parametric_json(fit: Parametric) -> dict[str, Any]:
     named = {key: interval(fit.draws[key], fit.value[key]) for key in KEYS}
+    # M_opt = C / (6 D_opt), so its exponent is 1 - b: the one to compare with Hoffmann's a, whose compute is 6 N D.
+    named["a_macs"] = interval(1 - fit.draws["b"], 1 - fit.value["b"])
     return {**named, "delta": fit.delta, "misfit": fit.misfit, "inflation": fit.inflation}
 
 
 def optimum_at(flops: float, fit: Parametric, macs: MacsLaw) -> dict[str, dict[str, float]]:
     """N_opt, D_opt and the predicted loss at a compute, each with its interval."""
     v, d = fit.value, fit.draws
-    n, samples = optimum(flops, v["A"], v["B"], v["alpha"], v["beta"], macs)
-    n_draws, d_draws = optimum(flops, d["A"], d["B"], d["alpha"], d["beta"], macs)
+    n, samples = optimum(flops, v, macs)
+    n_draws, d_draws = optimum(flops, d, macs)
     loss = loss_law(n, samples, v["E"], v["A"], v["B"], v["alpha"], v["beta"])
     loss_draws = loss_law(n_draws, d_draws, d["E"], d["A"], d["B"], d["alpha"], d["beta"])
     return {
@@ -318,6 +320,8 @@ def number(value: float, digits: int = 3) -> str:
     """A number as a person writes it: 12,300 or 0.0523 or 1.2e+11."""
     if not math.isfinite(value):
         return "?"
+    if abs(value) < 1e-6:
+        return "0"
     if 1000 <= abs(value) < 1e7:
         return f"{float(f'{value:.{digits}g}'):,.0f}"
     return f"{value:.{digits}g}"
@@ -356,6 +360,7 @@ def formulae(fits: dict[str, Any]) -> str:
         f"exponent {span(fits['a'])}, N_opt(1e10) {span(fits['optimum']['N'])} parameters",
         f"- D_opt(C) = {number(fits['optimum']['D']['value'])} (C / 1e10 FLOP)^{fits['b']['value']:.3f}, "
         f"exponent {span(fits['b'])}, D_opt(1e10) {span(fits['optimum']['D'])} samples",
+        *([] if plain else [f"- in multiply-adds an image: M_opt ~ C^{span(fits['a_macs'])}"]),
         "",
         f"Example: at C = {example['flops']:.0e} FLOP train {number(example['N']['value'])} parameters "
         f"[{number(example['N']['lo95'])}, {number(example['N']['hi95'])}] on {number(example['D']['value'])} samples "

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from common.plots import PALETTE, band, new_figure, save_figure, sequence
+from common.plots import PALETTE, band, new_figure, save_figure, sequence, style
 from laws import PowerLaw, envelope, loss_law, optimum, predict_log
 
 if TYPE_CHECKING:
@@ -20,9 +20,10 @@ BLUE, ORANGE, GREEN, PINK = PALETTE[:4]
 
 def draw_all(result: "Analysis", fits: dict[str, Any], folder: Path, title: str) -> None:
     """Write every figure that the runs allow into `folder`, as PNG and PDF."""
-    save_figure(draw_optimum(result, fits, title), folder / "optimum")
-    save_figure(draw_power_laws(result, fits, title), folder / "power_laws")
-    save_figure(draw_parametric(result, fits, title), folder / "parametric")
+    with style():
+        save_figure(draw_optimum(result, fits, title), folder / "optimum")
+        save_figure(draw_power_laws(result, fits, title), folder / "power_laws")
+        save_figure(draw_parametric(result, fits, title), folder / "parametric")
 
 
 # ---------------------------------------------------------------- helpers
@@ -33,10 +34,16 @@ def plain_log_axis(axes: Axes, which: str) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
     if low > 0 and math.log10(high / low) < 2.2:
-        subs = (1.0, 2.0, 5.0) if math.log10(high / low) > 0.9 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+        subs = (1.0, 2.0, 5.0) if math.log10(high / low) > 0.9 else (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
         axis.set_major_locator(LogLocator(subs=subs))
         axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}" if v >= 10 else f"{v:.3g}"))
         axis.set_minor_formatter(NullFormatter())
+
+
+def headroom(axes: Axes, share: float) -> None:
+    """Room for a legend at the top of a log axis: `share` of the present span."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * (high / low) ** share)
 
 
 def bars(axes: Axes, x: np.ndarray, y: np.ndarray, low: np.ndarray, high: np.ndarray, **style: Any) -> None:
@@ -48,11 +55,10 @@ def exponent_text(item: dict[str, float]) -> str:
     return f"{item['value']:.2f} [{item['lo95']:.2f}, {item['hi95']:.2f}]"
 
 
-def finish(figure: Figure, title: str, result: "Analysis") -> Figure:
-    n = len(result.table.runs.loss)
-    figure.suptitle(
-        f"{title}: {n} runs in {len(result.cells.log_loss)} cells; bars and bands are 95% intervals", fontsize=10
-    )
+def finish(figure: Figure, title: str, result: "Analysis", note: str = "") -> Figure:
+    n, cells = len(result.table.runs.loss), len(result.cells.log_loss)
+    told = [f"{title}: {n} runs in {cells} cells", "bars and bands: 95% intervals", note]
+    figure.suptitle("; ".join(part for part in told if part), fontsize=10)
     return figure
 
 
@@ -66,13 +72,14 @@ def draw_optimum(result: "Analysis", fits: dict[str, Any], title: str) -> Figure
     for panel, key, symbol, unit in ((axes[1], "N", "N", "parameters"), (axes[2], "D", "D", "training samples")):
         column = "ND".index(key)
         value, draws = result.parametric.value, result.parametric.draws
-        names = ("A", "B", "alpha", "beta")
-        best = np.asarray(optimum(flops, *(value[name] for name in names), result.macs)[column])
-        many = np.asarray(optimum(flops[None], *(draws[name][:, None] for name in names), result.macs)[column])
+        best = np.asarray(optimum(flops, value, result.macs)[column])
+        columns = {name: values[:, None] for name, values in draws.items()}
+        many = np.asarray(optimum(flops[None], columns, result.macs)[column])
         exponent = "a" if key == "N" else "b"
         label = f"parametric law: {exponent} = {exponent_text(fits[exponent])}"
         panel.plot(flops, best, color=BLUE, label=label)
-        band(panel, flops, *np.percentile(many, [2.5, 97.5], axis=0), BLUE)
+        low, high = np.percentile(many, [2.5, 97.5], axis=0)
+        band(panel, flops, low, high, BLUE)
         if result.isoflop:
             c = np.array([line.flops for line in result.lines])
             index = 0 if key == "N" else 1
@@ -101,8 +108,8 @@ def draw_optimum(result: "Analysis", fits: dict[str, Any], title: str) -> Figure
         panel.set(xscale="log", yscale="log", xlabel="compute C, FLOP", ylabel=f"optimal {symbol}, {unit}")
         panel.set_title(f"Optimal {unit}")
         panel.legend(loc="upper left")
-        low, high = panel.get_ylim()
-        panel.set_ylim(low, high * (high / low) ** 0.35)  # room for the legend
+        headroom(panel, 0.35)
+        plain_log_axis(panel, "y")
     return finish(figure, title, result)
 
 
@@ -117,13 +124,13 @@ def _isoflop_panel(axes: Axes, result: "Analysis") -> None:
         spread = np.percentile(result.noise[:, line.rows], [2.5, 97.5], axis=0)
         bars(axes, n, loss, *(loss * np.exp(spread)), color=color)
         x = np.linspace(np.log(n[line.window[0]]), np.log(n[line.window[-1]]), 50)
-        axes.plot(np.exp(x), np.exp(np.polyval(line.coefficients, x)), color=color, label=f"{line.flops:.1e}")
+        axes.plot(np.exp(x), np.exp(np.polyval(line.coefficients, x)), color=color, label=f"{line.flops / 1e9:,.0f}")
         axes.plot(math.exp(line.log_n), math.exp(line.log_loss), "*", ms=9, color="black", zorder=4)
     axes.set(xscale="log", yscale="log", xlabel="parameters N", ylabel="test loss, nats")
     axes.set_title("IsoFLOP lines (star: minimum)")
-    axes.legend(title="C, FLOP", loc="upper right", fontsize=7, title_fontsize=7, ncols=2)
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high * (high / low) ** 0.45)
+    axes.legend(title="compute C, GFLOP", loc="upper center", fontsize=7, title_fontsize=7, ncols=4)
+    headroom(axes, 0.3)
+    plain_log_axis(axes, "x")
     plain_log_axis(axes, "y")
 
 
@@ -146,8 +153,9 @@ def draw_power_laws(result: "Analysis", fits: dict[str, Any], title: str) -> Fig
             f"frontier: C^-{exponent_text(fits['loss_vs_compute']['exponent'])}",
             points=False,
         )
-    axes[0].set(xlabel="compute C, FLOP", title="Loss against compute (dots: runs)")
-    axes[0].legend(title="parameters N", fontsize=7, title_fontsize=7, ncols=2)
+    axes[0].set(xscale="log", yscale="log", xlabel="compute C, FLOP", title="Loss against compute (dots: runs)")
+    axes[0].legend(title="parameters N", fontsize=7, title_fontsize=7, ncols=3, loc="upper center")
+    headroom(axes[0], 0.4)
     groups = (
         (
             axes[1],
@@ -174,6 +182,7 @@ def draw_power_laws(result: "Analysis", fits: dict[str, Any], title: str) -> Fig
             panel.legend(fontsize=7)
     for panel in axes[:3]:
         panel.set(xscale="log", yscale="log", ylabel="test loss, nats")
+    plain_log_axis(axes[1], "x")
     if result.error_rate:
         item = fits["error_rate_vs_compute"]["exponent"]
         _law(axes[3], result.error_rate, PINK, f"best cell of each budget: C^-{exponent_text(item)}")
@@ -185,7 +194,7 @@ def draw_power_laws(result: "Analysis", fits: dict[str, Any], title: str) -> Fig
         axes[3].set(xscale="log", yscale="log")
     for panel in axes:
         plain_log_axis(panel, "y")
-    return finish(figure, title, result)
+    return finish(figure, title, result, "solid: with a constant E, dotted: pure power law")
 
 
 def _law(axes: Axes, law: PowerLaw, color: Any, label: str, points: bool = True) -> None:
@@ -196,7 +205,7 @@ def _law(axes: Axes, law: PowerLaw, color: Any, label: str, points: bool = True)
         theta, draws = law.free
         curve = np.exp(predict_log(theta[None], np.log(x)[:, None])[0])
         low, high = np.percentile(np.exp(predict_log(draws, np.log(x)[:, None])), [2.5, 97.5], axis=0)
-        band(axes, list(x), list(low), list(high), color)
+        band(axes, x, low, high, color)
         axes.plot(x, curve, color=color, label=label)
         axes.plot(x, law.scale[0] * x ** -law.exponent[0], ":", color=color, lw=1)
     else:
@@ -223,7 +232,8 @@ def draw_parametric(result: "Analysis", fits: dict[str, Any], title: str) -> Fig
         axes[1].errorbar(cells.n_samples[rows], residual, np.abs(spread), fmt="o", ms=4, elinewidth=1, color=color)
     axes[0].set(xscale="log", yscale="log", xlabel="training samples D", ylabel="test loss, nats")
     axes[0].set_title("Lines: L = E + A/N^α + B/D^β", loc="left")
-    axes[0].legend(title="parameters N", fontsize=7, title_fontsize=7, ncols=2)
+    axes[0].legend(title="parameters N", fontsize=7, title_fontsize=7, ncols=3)
+    headroom(axes[0], 0.2)
     plain_log_axis(axes[0], "y")
     axes[1].axhline(0, color="black", lw=0.8)
     axes[1].set(xscale="log", xlabel="training samples D", ylabel="log observed − log predicted")

@@ -5,8 +5,9 @@ D samples, and its loss the geometric mean over its seeds. Logarithms are natura
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,8 @@ from scipy.optimize import nnls
 
 from common.errors import BadInput
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
+Number = float | Array
 DRAWS = 1000  # bootstrap resamples
 SMALLEST_E = 1e-8  # in units of the smallest loss: log E stays finite where the data want none
 
@@ -55,11 +57,6 @@ class Cells:
     def noise(self) -> float:
         """Standard deviation over seeds of the log loss of a run, pooled over cells (nan with one seed per cell)."""
         return float(np.sqrt(np.mean(self.residuals**2))) if len(self.residuals) else math.nan
-
-    def keep(self, mask: NDArray[np.bool_]) -> "Cells":
-        """These cells alone; the noise stays that of all."""
-        values = (self.n_params, self.n_samples, self.flops, self.log_loss, self.log_error, self.seeds)
-        return Cells(*(value[mask] for value in values), self.residuals, self.error_residuals)
 
 
 def make_cells(runs: Runs, chance_loss: float | None = None) -> tuple[Cells, int]:
@@ -105,7 +102,7 @@ def noise_draws(residuals: Array, seeds: NDArray[np.int64], draws: int, rng: np.
     noise = np.zeros((draws, len(seeds)))
     if len(residuals) == 0:
         return noise
-    for s in np.unique(seeds):
+    for s in sorted(set(seeds.tolist())):
         cells = np.flatnonzero(seeds == s)
         noise[:, cells] = rng.choice(residuals, (draws, len(cells), s)).mean(2)
     return noise
@@ -122,7 +119,7 @@ def predict_log(theta: Array, x: Array) -> Array:
 def _terms(theta: Array, x: Array) -> Array:
     j = x.shape[1]
     powers = theta[:, None, 1 : 1 + j] - theta[:, None, 1 + j :] * x[None]  # (B, K, J)
-    constant = np.broadcast_to(theta[:, None, :1], (*powers.shape[:2], 1))
+    constant = np.broadcast_to(theta[:, None, :1], (powers.shape[0], powers.shape[1], 1))
     return np.concatenate([constant, powers], 2)
 
 
@@ -247,32 +244,25 @@ def macs_law(n_params: Array, macs: Array) -> MacsLaw:
     return MacsLaw(math.exp(log_k), float(p), float(np.abs(y - log_k - p * x).max()))
 
 
-def loss_law(
-    n: Array | float, d: Array | float, e: float, a: float, b: float, alpha: float, beta: float
-) -> Array | float:
+def loss_law(n: Number, d: Number, e: Number, a: Number, b: Number, alpha: Number, beta: Number) -> Number:
     """Hoffmann et al. 2022, eq. 2: L(N, D) = E + A / N^alpha + B / D^beta."""
     return e + a / n**alpha + b / d**beta
 
 
-def optimum_exponents(alpha: Array | float, beta: Array | float, p: float = 1.0) -> tuple[Array | float, Array | float]:
+def optimum_exponents(alpha: Number, beta: Number, p: float = 1.0) -> tuple[Number, Number]:
     """(a, b) of N_opt ~ C^a and D_opt ~ C^b under C = 6 k N^p D; a p + b = 1. With p = 1: Hoffmann et al., eq. 4."""
     return beta / (alpha + p * beta), alpha / (alpha + p * beta)
 
 
-def optimum(
-    flops: Array | float,
-    a: Array | float,
-    b: Array | float,
-    alpha: Array | float,
-    beta: Array | float,
-    macs: MacsLaw,
-) -> tuple[Array | float, Array | float]:
+def optimum(flops: Number, law: Mapping[str, Any], macs: MacsLaw) -> tuple[Number, Number]:
     """(N_opt, D_opt) that minimise A / N^alpha + B / D^beta at C = 6 k N^p D: setting the derivative to 0 gives
 
     N_opt = (alpha A / (p beta B))^(1 / (alpha + p beta)) (C / 6k)^(beta / (alpha + p beta)), D_opt = C / (6k N_opt^p).
+    `law` has A, B, alpha and beta, each a number or an array of bootstrap draws.
     """
-    total = alpha + macs.p * beta
-    n = (alpha * a / (macs.p * beta * b)) ** (1 / total) * (flops / (6 * macs.k)) ** (beta / total)
+    total = law["alpha"] + macs.p * law["beta"]
+    ratio = law["alpha"] * law["A"] / (macs.p * law["beta"] * law["B"])
+    n = ratio ** (1 / total) * (flops / (6 * macs.k)) ** (law["beta"] / total)
     return n, flops / (6 * macs.k * n**macs.p)
 
 

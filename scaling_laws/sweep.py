@@ -19,6 +19,7 @@ os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -26,15 +27,26 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from common.cli import parse, run_main
-from common.data import data_root, load_mnist
+from common.data import Mnist, data_root, load_mnist
 from common.device import DeviceName, choose_device
 from common.errors import BadInput
 from common.pool import Job, Pool
 from common.run import Run, available_cores, check_name, results_folder, short_hash, source_hash, write_csv
 from convnet import macs_per_image, training_flops
-from digits import make_copy, prepare
-from trainer import LR_MAX, batch_size, learning_rate, measure_speed, start_worker, train_cell
-from tuning import CHECK_SAMPLES, CHECK_SEEDS, CHECK_WIDTH, check_points, lr_rule, optima, search_points
+from digits import copy_file, make_copy, prepare
+from trainer import batch_size, learning_rate, measure_speed, seeds_together, start_worker, train_cell
+from tuning import (
+    CHECK_SAMPLES,
+    CHECK_SEEDS,
+    CHECK_WIDTH,
+    SEARCH_SAMPLES,
+    SEARCH_SEEDS,
+    SEARCH_WIDTHS,
+    check_points,
+    lr_rule,
+    optima,
+    search_points,
+)
 
 HERE = Path(__file__).resolve().parent
 NOT_IN_HASH = {"preset", "device", "results_dir", "data_dir", "name", "from_config", "workers", "dataset"}
@@ -134,49 +146,53 @@ def check(config: Config) -> None:
         raise BadInput(f"--dropout must be at least 0 and below 1, not {config.dropout}")
 
 
-def grid(config: Config) -> list[tuple[str, int, int, float]]:
-    """The cells (arm, width, n_samples, budget) of the sweep; a cell that two arms share is run once.
+@dataclass(frozen=True)
+class Cell:
+    """All seeds of one (width, n_samples). `budget` is the IsoFLOP line's FLOP, infinite for rows and columns."""
+
+    arm: str
+    width: int
+    n_samples: int
+    budget: float = math.inf
+
+    @property
+    def batch(self) -> int:
+        return batch_size(self.n_samples)
+
+
+def grid(config: Config) -> list[Cell]:
+    """The cells of the sweep; one that two arms share is trained once.
 
     isoflop: every budget C at the widths for which D = C / (6 M) lies within the limits. row: L(D) at some widths.
-    column: L(N) at some D. `budget` is C, or infinity for rows and columns.
+    column: L(N) at some D.
     """
     if config.width is not None and config.samples is not None:
-        return [("single", config.width, config.samples, math.inf)]
+        return [Cell("single", config.width, config.samples)]
     cells = []
     for budget in config.budgets:
         for width in config.widths:
             n_samples = round(budget / (6 * macs_per_image(width)))
             if config.min_samples <= n_samples <= config.max_samples:
-                cells.append(("isoflop", width, n_samples, budget))
-    rows = [("row", width, j) for width in config.row_widths for j in config.row_halvings]
-    largest = max(config.row_widths, default=0)
-    columns = [("column", w, j) for w in config.widths if w <= largest for j in config.column_halvings]
-    cells += [(arm, width, round(55_000 / 2**j), math.inf) for arm, width, j in rows + columns]
-    first = {(width, n_samples): cell for cell in reversed(cells) for _, width, n_samples, _ in [cell]}
-    return [cell for cell in cells if first[cell[1], cell[2]] is cell]
+                cells.append(Cell("isoflop", width, n_samples, budget))
+    cells += [Cell("row", width, round(55_000 / 2**j)) for width in config.row_widths for j in config.row_halvings]
+    cells += [Cell("column", width, round(55_000 / 2**j)) for width in config.widths for j in config.column_halvings]
+    first: dict[tuple[int, int], Cell] = {}
+    for cell in cells:
+        first.setdefault((cell.width, cell.n_samples), cell)
+    return list(first.values())
 
 
-def run_seconds(width: int, n_samples: int, speeds: dict[tuple[int, int], float]) -> float:
-    """Expected seconds of one run on one worker: training, the test (a third of training per image), and overhead."""
-    speed = speeds[width, batch_size(n_samples)]
-    return n_samples / speed + 10_000 / (3 * speed) + 0.05
-
-
-def fit_into(
-    cells: list[tuple[str, int, int, float]], config: Config, speeds: dict[tuple[int, int], float], workers: int
-) -> list[tuple[str, int, int, float]]:
+def fit_into(cells: list[Cell], config: Config, seconds: Callable[[Cell], float], workers: int) -> list[Cell]:
     """Drop the largest IsoFLOP budgets until the expected wall-clock fits `--minutes`; BadInput if none does."""
     if config.minutes is None:
         return cells
-    while cells:
-        work = sum(run_seconds(width, n, speeds) for _, width, n, _ in cells) * config.seeds
-        if work / workers <= 60 * config.minutes:
-            return cells
-        finite = [budget for *_, budget in cells if math.isfinite(budget)]
-        if not finite:
-            break
-        cells = [cell for cell in cells if cell[3] < max(finite) or math.isinf(cell[3])]
-    raise BadInput(f"--minutes {config.minutes:g} is too short for even the smallest budget")
+    kept = sorted({cell.budget for cell in cells if math.isfinite(cell.budget)})
+    while sum(seconds(cell) for cell in cells) / workers > 60 * config.minutes:
+        if len(kept) < 2:
+            raise BadInput(f"--minutes {config.minutes:g} is too short for the smallest budget and the rows")
+        largest = kept.pop()
+        cells = [cell for cell in cells if cell.budget != largest]
+    return cells
 
 
 # ---------------------------------------------------------------- running it
@@ -185,95 +201,170 @@ def fit_into(
 class Sweep:
     """The pool, the folder and the constants that every job of a sweep shares."""
 
-    def __init__(self, config: Config, pool: Pool, folder: Path, digits: Path, pool_size: int, device: str):
-        self.config, self.pool, self.folder, self.digits, self.device = config, pool, folder, digits, device
-        self.pool_size = pool_size
-        self.cells = folder / "cells"
+    def __init__(self, config: Config, pool: Pool, workers: int, folder: Path, mnist: Mnist, device: str):
+        self.config, self.pool, self.workers, self.device = config, pool, workers, device
+        self.folder, self.cells = folder, folder / "cells"
+        self.digits, self.pool_size = prepare(mnist), len(mnist.pool_images)
+        self.seeds = list(range(config.seed, config.seed + (config.seeds if config.width is None else 1)))
+        self.speed: dict[tuple[int, int, int], float] = {}
         self.failed: list[str] = []
 
-    def cell(self, arm: str, width: int, n_samples: int, seed: int, lr: float, split: str = "test") -> Job:
-        key = f"{arm}-w{width}-n{n_samples}-s{seed}" + (f"-lr{lr:.6f}" if split == "tune" else "")
-        arguments = {
-            "folder": str(self.digits),
-            "arm": arm,
-            "width": width,
-            "n_samples": n_samples,
-            "seed": seed,
-            "lr": lr,
-            "batch": batch_size(n_samples),
-            "dropout": self.config.dropout,
-            "split": split,
-            "device": self.device,
-            "checkpoint": str(self.cells / f"{key}.pt"),
-        }
-        return Job(key, train_cell, arguments)
+    def jobs(self, cell: Cell, lr: float, seeds: list[int], split: str = "test") -> list[Job]:
+        """One job for all seeds of a cell where they train side by side, else one per seed."""
+        together = seeds_together(cell.width, cell.batch, self.device)
+        jobs = []
+        for group in [seeds] if together else [[seed] for seed in seeds]:
+            key = f"{cell.arm}-w{cell.width}-n{cell.n_samples}-s{'_'.join(map(str, group))}"
+            key += f"-lr{lr:.6f}" if split == "tune" else ""
+            arguments = {
+                "folder": str(self.digits),
+                "arm": cell.arm,
+                "width": cell.width,
+                "n_samples": cell.n_samples,
+                "seeds": group,
+                "lr": lr,
+                "batch": cell.batch,
+                "dropout": self.config.dropout,
+                "split": split,
+                "device": self.device,
+                "checkpoint": str(self.cells / f"{key}.pt"),
+            }
+            jobs.append(Job(key, train_cell, arguments))
+        return jobs
 
-    def speeds(self, needed: set[tuple[int, int]]) -> dict[tuple[int, int], float]:
-        """Images per second by (width, batch size), measured once per folder."""
+    def measure_speeds(self, cells: list[Cell]) -> None:
+        """Images per second by (width, batch, members), measured once per folder; the plan's estimates rest on it."""
+        needed = {(cell.width, cell.batch, self.members(cell)) for cell in cells}
+        names = ("width", "batch", "members")
         jobs = [
-            Job(f"speed-w{width}-b{batch}", measure_speed, {"width": width, "batch": batch, "device": self.device})
-            for width, batch in sorted(needed)
+            Job(f"w{w}-b{b}-m{m}", measure_speed, {**dict(zip(names, (w, b, m), strict=True)), "device": self.device})
+            for w, b, m in sorted(needed)
         ]
-        done = [end.result for end in self.pool.map(jobs, self.folder / "speed") if end.result]
-        if len(done) < len(jobs):
-            raise BadInput(f"training does not run on this machine: see {self.folder / 'speed'}")
-        return {(result["width"], result["batch_size"]): result["images_per_second"] for result in done}
+        for end in self.pool.map(jobs, self.folder / "speed"):
+            if end.result is None:
+                raise BadInput(f"training fails on {self.device}: {end.error}")
+            key = (end.result["width"], end.result["batch_size"], end.result["members"])
+            self.speed[key] = end.result["images_per_second"]
+
+    def members(self, cell: Cell) -> int:
+        return len(self.seeds) if seeds_together(cell.width, cell.batch, self.device) else 1
+
+    def seconds(self, cell: Cell) -> float:
+        """Expected seconds of a worker for all seeds of a cell: training, the test (a third of it per image), rest."""
+        speed = self.speed[cell.width, cell.batch, self.members(cell)]
+        return len(self.seeds) * ((cell.n_samples + 10_000 / 3) / speed + 0.02)
 
     def make_copies(self, n_samples: int) -> None:
         """Make the transformed copies that the largest run needs; every worker makes whole ones."""
-        n_copies = -(-n_samples // self.pool_size)
-        jobs = [Job(f"copy-{k:03d}", make_copy, {"folder": str(self.digits), "k": k}) for k in range(n_copies)]
-        missing = [job for job in jobs if not (self.digits / f"copy_{job.arguments['k']:03d}.npy").exists()]
-        for end in tqdm(self.pool.map(missing, self.digits / "made"), "copies", len(missing), disable=not missing):
+        made = self.digits / "made"
+        jobs = []
+        for k in range(-(-n_samples // self.pool_size)):
+            if not copy_file(self.digits, k).exists():
+                (made / f"copy_{k:03d}.json").unlink(missing_ok=True)
+                jobs.append(Job(f"copy_{k:03d}", make_copy, {"folder": str(self.digits), "k": k}))
+        for end in tqdm(self.pool.map(jobs, made), "copies", len(jobs), disable=not jobs, unit="copy"):
             if end.error:
                 raise BadInput(f"the transformed copies could not be made: {end.error}")
 
     def run(self, jobs: list[Job], seconds: list[float], label: str) -> list[dict[str, Any]]:
-        """Train the cells, longest first, so that the workers end together; the rows of those that succeeded."""
-        jobs = [job for _, job in sorted(zip(seconds, jobs, strict=True), key=lambda pair: -pair[0])]
-        cost = {
-            job.key: s for s, job in sorted(zip(sorted(seconds, reverse=True), jobs, strict=True), key=lambda p: -p[0])
-        }
-        rows = []
+        """Run the jobs, longest first, so that the workers end together; the rows of those that succeeded."""
+        cost = {job.key: expected for job, expected in zip(jobs, seconds, strict=True)}
+        jobs = sorted(jobs, key=lambda job: -cost[job.key])
+        rows: list[dict[str, Any]] = []
         layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-        with tqdm(total=round(sum(seconds), 2), desc=label, bar_format=layout, smoothing=0.05) as bar:
+        with tqdm(total=sum(seconds), desc=label, bar_format=layout, smoothing=0.05) as bar:
             for end in self.pool.map(jobs, self.cells):
                 bar.update(min(cost[end.job.key], bar.total - bar.n))
+                (self.cells / f"{end.job.key}.pt").unlink(missing_ok=True)
                 if end.result is None:
                     self.failed.append(f"{end.job.key}: {end.error}")
                     continue
-                rows.append(end.result)
-                loss = end.result.get("test_loss") or end.result.get("tune_loss")
+                rows += end.result["rows"]
+                row = rows[-1]
+                loss = row.get("test_loss") or row.get("tune_loss")
                 told = f"loss {loss:.4f}" if loss else "diverged"
-                bar.set_postfix_str(f"width {end.result['width']}, {end.result['n_samples']:,} samples, {told}", False)
-                (self.cells / f"{end.job.key}.pt").unlink(missing_ok=True)
-            bar.n = bar.total
+                bar.set_postfix_str(f"width {row['width']}, {row['n_samples']:,} samples, {told}", refresh=False)
         return rows
 
     def tune(self) -> list[dict[str, Any]]:
-        """Rows of the learning-rate search (`--tuning full`), or of the check at one width, all on the tuning set."""
+        """Rows of the learning-rate search, or of the check at one width: all on the tuning set, none on the test set."""
         if self.config.tuning == "check":
-            lrs = check_points(learning_rate(CHECK_WIDTH, CHECK_SAMPLES))
-            points = [(CHECK_WIDTH, CHECK_SAMPLES, s, lr) for s in range(CHECK_SEEDS) for lr in lrs]
+            points = [
+                (CHECK_WIDTH, CHECK_SAMPLES, lr) for lr in check_points(learning_rate(CHECK_WIDTH, CHECK_SAMPLES))
+            ]
+            n_seeds = CHECK_SEEDS
         else:
-            widths, samples = (2, 4, 8, 16), (4_000, 16_000, 64_000)
-            points = [(w, n, s, lr) for w in widths for n in samples for s in range(3) for lr in search_points()]
+            points = [(width, n, lr) for width in SEARCH_WIDTHS for n in SEARCH_SAMPLES for lr in search_points()]
+            n_seeds = SEARCH_SEEDS
         # Seeds far from the sweep's: the rate is not chosen on the runs that it is then used for.
-        jobs = [self.cell("tune", w, n, 1000 + s, lr, "tune") for w, n, s, lr in points]
-        rows = self.run(jobs, [training_flops(w, n) ** 0.5 / 1e5 for w, n, _, _ in points], "learning rate")
+        seeds = [self.config.seed + 1000 + s for s in range(n_seeds)]
+        jobs = [job for w, n, lr in points for job in self.jobs(Cell("tune", w, n), lr, seeds, "tune")]
+        rows = self.run(
+            jobs, [job.arguments["n_samples"] * len(job.arguments["seeds"]) for job in jobs], "learning rate"
+        )
         return sorted(rows, key=lambda row: (row["width"], row["n_samples"], row["seed"], row["lr"]))
 
+    def train(self, cells: list[Cell], rule: tuple[float, float, float] | None) -> list[dict[str, Any]]:
+        """Train all cells; their rows, IsoFLOP lines first, in order of compute."""
+        jobs, seconds = [], []
+        for cell in cells:
+            added = self.jobs(cell, learning_rate(cell.width, cell.n_samples, *(rule or ())), self.seeds)
+            jobs += added
+            seconds += [self.seconds(cell) / len(added)] * len(added)
+        budgets = {(cell.width, cell.n_samples): cell.budget for cell in cells}
 
-def report_tuning(rows: list[dict[str, Any]]) -> None:
+        def place(row: dict[str, Any]) -> tuple:
+            return budgets[row["width"], row["n_samples"]], row["arm"], row["width"], row["n_samples"], row["seed"]
+
+        return sorted(self.run(jobs, seconds, "sweep"), key=place)
+
+
+# ---------------------------------------------------------------- what the user reads
+
+
+def print_plan(sweep: Sweep, cells: list[Cell], folder: Path, threads: int) -> None:
+    done = [
+        cell
+        for cell in cells
+        if all((sweep.cells / f"{job.key}.json").exists() for job in sweep.jobs(cell, 0, sweep.seeds))
+    ]
+    n = len(sweep.seeds)
+    left = sum(sweep.seconds(cell) for cell in cells if cell not in done) / sweep.workers
+    flops = n * sum(training_flops(cell.width, cell.n_samples) for cell in cells)
+    print(
+        f"plan: {n * len(cells)} runs, {n * len(done)} done, {flops:.2e} FLOP, about {left / 60:.1f} min left with "
+        f"{sweep.workers} x {threads} threads\nresults: {shown(folder)}"
+    )
+
+
+def print_tuning(rows: list[dict[str, Any]]) -> None:
     for cell in optima(rows):
-        lrs = sorted(
-            {row["lr"] for row in rows if (row["width"], row["n_samples"]) == (cell["width"], cell["n_samples"])}
-        )
-        where = "inside" if cell["interior"] else "AT THE EDGE of"
+        same = [row for row in rows if (row["width"], row["n_samples"]) == (cell["width"], cell["n_samples"])]
+        lrs = sorted({row["lr"] for row in same})
+        where = "inside" if cell["interior"] else "AT THE EDGE OF"
         print(
-            f"learning rate at width {cell['width']}, {cell['n_samples']:,} samples (tuning set): "
-            f"best {cell['lr']:.4f}, {where} {lrs[0]:.4f} … {lrs[-1]:.4f}"
+            f"learning rate at width {cell['width']}, {cell['n_samples']:,} samples, on the tuning set "
+            f"({len(same)} runs): best {cell['lr']:.4f}, {where} {lrs[0]:.4f} … {lrs[-1]:.4f}"
         )
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be typed from here."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def end(run: Run, sweep: Sweep, **summary: Any) -> int:
+    """Exit code 0 with summary.json if every run succeeded, else 1 with the list of those that did not."""
+    if not sweep.failed:
+        run.finish(**summary)
+        return 0
+    print(
+        f"{len(sweep.failed)} jobs FAILED; the same command tries them again. Tracebacks: {shown(sweep.cells)}/*.error.txt"
+    )
+    for line in sorted(sweep.failed):
+        print(f"  {line}")
+    return 1
 
 
 def main() -> int:
@@ -289,102 +380,46 @@ def main() -> int:
     sources = source_hash(*(HERE / name for name in ("convnet.py", "digits.py", "trainer.py")))
     kept = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in NOT_IN_HASH}
     identity = {**kept, "dataset": mnist.name, "device": device.type, "sources": sources[:16]}
-    task = "run" if config.width is not None else config.preset
+    task = config.preset if config.width is None else "single"
     name = check_name(config.name or f"{task}-{short_hash(identity)}-s{config.seed}")
     folder = results_folder(config.results_dir, "scaling_laws") / name
     run = Run(folder, identity, device.type, asdict(config), exclusive=False)
 
     workers = config.workers or (available_cores() if device.type == "cpu" else 1)
     threads = max(1, available_cores() // workers)
-    digits = prepare(mnist)
     with Pool(workers, start_worker, (threads,)) as pool:
-        sweep = Sweep(config, pool, folder, digits, len(mnist.pool_images), str(device))
-        cells = grid(config)
-        speeds = sweep.speeds({(width, batch_size(n)) for _, width, n, _ in cells})
-        cells = fit_into(cells, config, speeds, workers)
-        seconds = [run_seconds(width, n, speeds) for _, width, n, _ in cells for _ in range(config.seeds)]
-        tuned = config.width is None
-        largest = max(n for _, _, n, _ in cells)
-        jobs_done = sum(
-            (sweep.cells / f"{arm}-w{width}-n{n}-s{config.seed + s}.json").exists()
-            for arm, width, n, _ in cells
-            for s in range(config.seeds)
-        )
-        n_runs = len(cells) * (config.seeds if tuned else 1)
-        left = sum(seconds) / workers * (1 - jobs_done / max(1, n_runs))
-        flops = sum(training_flops(width, n) for _, width, n, _ in cells) * n_runs // len(cells)
-        print(
-            f"plan: {n_runs} runs, {jobs_done} done, {flops:.2e} FLOP, about {left / 60:.1f} min left "
-            f"on {workers} x {threads} threads; results in {_shown(folder)}"
-        )
-        sweep.make_copies(max(largest, CHECK_SAMPLES) if tuned else largest)
-        rule = None
-        if tuned:
+        sweep = Sweep(config, pool, workers, folder, mnist, str(device))
+        cells, rule = grid(config), None
+        sweep.measure_speeds(cells)
+        cells = fit_into(cells, config, sweep.seconds, workers)
+        print_plan(sweep, cells, folder, threads)
+        sweep.make_copies(max(cell.n_samples for cell in cells))
+        if config.width is None:
+            sweep.make_copies(max(SEARCH_SAMPLES) if config.tuning != "check" else CHECK_SAMPLES)
             tuning = sweep.tune()
             write_csv(folder / "tuning.csv", tuning)
-            report_tuning(tuning)
+            print_tuning(tuning)
             if config.tuning != "check":
                 rule = lr_rule(tuning)
-                print(f"rule: lr = {rule[0]:.4f} (8 / width)^{rule[1]:.3f} (20,000 / n_samples)^{rule[2]:.3f}")
+                print(f"rule: lr = {rule[0]:.5f} (8 / width)^{rule[1]:.3f} (20,000 / n_samples)^{rule[2]:.3f}")
             if config.tuning == "only":
-                return _end(run, sweep, {"rule": rule})
-        jobs = [
-            sweep.cell(arm, width, n, config.seed + s, _rate(rule, width, n))
-            for arm, width, n, _ in cells
-            for s in range(config.seeds if tuned else 1)
-        ]
-        rows = sweep.run(jobs, seconds[: len(jobs)], "sweep")
-    rows.sort(
-        key=lambda row: (
-            row["arm"],
-            row["flops"] if row["arm"] == "isoflop" else 0,
-            row["width"],
-            row["n_samples"],
-            row["seed"],
-        )
-    )
-    rows = [{**row, "dataset": mnist.name} for row in rows]
+                return end(run, sweep, lr_rule=rule)
+        rows = [{**row, "dataset": mnist.name} for row in sweep.train(cells, rule)]
     if rows:
         write_csv(folder / "runs.csv", rows)
-    total = time.perf_counter() - started
-    print(f"{len(rows)} runs in {total:.0f} s; {_shown(folder / 'runs.csv')}")
-    if not tuned and rows:
-        row = rows[0]
-        print(
-            f"width {row['width']} ({row['n_params']:,} parameters), {row['n_samples']:,} samples, {row['flops']:.2e} FLOP: ",
-            end="",
-        )
-        print(f"test loss {row['test_loss']} nats, accuracy {row['test_accuracy']:.4f} (n = 1)")
+    if config.width is None and rows:
+        import fit  # here, because the workers import this file too and need no figures
+
+        try:
+            fit.analyse_sweep(folder)
+        except BadInput as error:  # a grid that the user made too small; its runs are there all the same
+            print(f"no laws from these runs: {error}")
     elif rows:
-        import fit
-
-        fit.analyse_sweep(folder)
-    return _end(run, sweep, {"runs": len(rows), "diverged": sum(row["status"] != "ok" for row in rows)})
-
-
-def _rate(rule: tuple[float, float, float] | None, width: int, n_samples: int) -> float:
-    if rule is None:
-        return learning_rate(width, n_samples)
-    lr0, q, r = rule
-    return min(LR_MAX, lr0 * (8 / width) ** q * (20_000 / n_samples) ** r)
-
-
-def _shown(path: Path) -> str:
-    """A path as short as it can be typed from here."""
-    return os.path.relpath(path) if not os.path.relpath(path).startswith("../..") else str(path)
-
-
-def _end(run: Run, sweep: Sweep, summary: dict[str, Any]) -> int:
-    """Exit code 0 with summary.json if every run succeeded, else 1 with the list of those that did not."""
-    if not sweep.failed:
-        run.finish(**summary)
-        return 0
-    print(
-        f"{len(sweep.failed)} runs FAILED; the same command tries them again (tracebacks: {_shown(sweep.cells)}/*.error.txt)"
-    )
-    for line in sorted(sweep.failed):
-        print(f"  {line}")
-    return 1
+        row = rows[0]
+        size = f"width {row['width']} ({row['n_params']:,} parameters), {row['n_samples']:,} samples, {row['flops']:.2e} FLOP"
+        print(f"{size}: test loss {row['test_loss'] or math.nan:.4f} nats, accuracy {row['test_accuracy']:.4f} (n = 1)")
+    print(f"{len(rows)} runs, {time.perf_counter() - started:.0f} s in all; {shown(folder)}")
+    return end(run, sweep, runs=len(rows), diverged=sum(row["status"] != "ok" for row in rows))
 
 
 if __name__ == "__main__":

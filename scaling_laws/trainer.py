@@ -6,8 +6,9 @@ depends on the text of these three files.
 
 import math
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -50,9 +51,20 @@ def batch_size(n_samples: int) -> int:
     return 2 ** min(6, max(2, round(exact)))
 
 
-def learning_rate(width: int, n_samples: int) -> float:
-    """The peak learning rate of a run, by the rule above."""
-    return min(LR_MAX, LR0 * (8 / width) ** LR_WIDTH * (20_000 / n_samples) ** LR_SAMPLES)
+def seeds_together(width: int, batch: int, device: str) -> bool:
+    """Whether the seeds of a cell train side by side in one `ConvNet`.
+
+    On an accelerator always: a step there costs its launches. On a CPU while a step's activations of all seeds fit into
+    a core's cache; three together then take 0.4 to 0.9 of the time of three alone.
+    """
+    return device != "cpu" or width * batch <= 512
+
+
+def learning_rate(
+    width: int, n_samples: int, lr0: float = LR0, lr_width: float = LR_WIDTH, lr_samples: float = LR_SAMPLES
+) -> float:
+    """The peak learning rate of a run, by the rule above or by one with other constants."""
+    return min(LR_MAX, lr0 * (8 / width) ** lr_width * (20_000 / n_samples) ** lr_samples)
 
 
 def schedule(fraction: float) -> float:
@@ -70,7 +82,7 @@ def train_cell(
     arm: str,
     width: int,
     n_samples: int,
-    seed: int,
+    seeds: Sequence[int],
     lr: float,
     batch: int,
     dropout: float,
@@ -78,97 +90,120 @@ def train_cell(
     device: str,
     checkpoint: str,
 ) -> dict[str, Any]:
-    """Train and evaluate one net; return its row of runs.csv.
+    """Train and test one net per seed, side by side; return {"rows": their rows of runs.csv}.
 
-    `folder` is a prepared folder of digits with its copies, `split` names the evaluation set (test, or tune where
-    hyper-parameters are chosen), `checkpoint` the file in which a run of more than 30 s saves its state: started
-    again, it goes on from there to the same numbers.
+    Each seed has its own weights, order and subset. `folder` is a prepared folder of digits with its copies, `split`
+    names the evaluation set (test, or tune where hyper-parameters are chosen), `checkpoint` the file in which a run of
+    more than 30 s saves its state: started again, it goes on from there to the same numbers.
     """
-    target = torch.device(device)
     pool_size = len(np.load(Path(folder) / "pool_labels.npy", mmap_mode="r"))
     copies = -(-n_samples // pool_size)
     digits = open_digits(folder, copies)
-    generator = run_generator(width, n_samples, seed)
-    torch.manual_seed(seed)  # dropout draws from the global generator
-    net = ConvNet(width, dropout)
-    net.init_weights(generator)
-    net.to(target)
-    order = training_order(n_samples, pool_size, generator)
-    train_loss, seconds = train(net, digits.copies, digits.pool_labels, order, lr, batch, Path(checkpoint))
+    generators = [run_generator(width, n_samples, seed) for seed in seeds]
+    torch.manual_seed(seeds[0])  # dropout draws from the global generator
+    net = ConvNet(width, len(seeds), dropout)
+    net.init_weights(generators)
+    net.to(torch.device(device))
+    orders = [training_order(n_samples, pool_size, generator) for generator in generators]
+    order = Order(*(torch.stack(part, 1) for part in zip(*orders, strict=True)))
+    train_losses, seconds = train(net, digits.copies, digits.pool_labels, order, lr, batch, Path(checkpoint))
     held_out = {"tune": (digits.tune_images, digits.tune_labels), "test": (digits.test_images, digits.test_labels)}
-    loss, accuracy = evaluate(net, *held_out[split])
-    diverged = not math.isfinite(loss)
-    return {
-        "arm": arm,
-        "status": "diverged" if diverged else "ok",
-        "width": width,
-        "n_params": n_params(width),
-        "macs": macs_per_image(width),
-        "n_samples": n_samples,
-        "n_unique": min(n_samples, pool_size),
-        "copies": copies,
-        "batch_size": batch,
-        "steps": -(-n_samples // batch),
-        "lr": lr,
-        "dropout": dropout,
-        "seed": seed,
-        "flops": training_flops(width, n_samples),
-        f"{split}_loss": None if diverged else loss,
-        f"{split}_accuracy": accuracy,
-        "train_loss": train_loss if math.isfinite(train_loss) else None,
-        "seconds": round(seconds, 4),
-        "images_per_second": round(n_samples / seconds, 1),
-        "device": device,
-    }
+    losses, accuracies = evaluate(net, *held_out[split])
+    seconds /= len(seeds)  # of one net
+    rows = [
+        {
+            "arm": arm,
+            "status": "ok" if math.isfinite(loss) else "diverged",
+            "width": width,
+            "n_params": n_params(width),
+            "macs": macs_per_image(width),
+            "n_samples": n_samples,
+            "n_unique": min(n_samples, pool_size),
+            "copies": copies,
+            "batch_size": batch,
+            "steps": -(-n_samples // batch),
+            "lr": lr,
+            "dropout": dropout,
+            "seed": seed,
+            "flops": training_flops(width, n_samples),
+            f"{split}_loss": finite(loss),
+            f"{split}_accuracy": accuracy,
+            "train_loss": finite(train_loss),
+            "seconds": round(seconds, 4),
+            "images_per_second": round(n_samples / seconds, 1),
+            "device": device,
+        }
+        for seed, loss, accuracy, train_loss in zip(seeds, losses, accuracies, train_losses, strict=True)
+    ]
+    return {"rows": rows}
+
+
+def finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+class Order(NamedTuple):
+    """Which image each of K nets sees when: copy and image indices, each (n_samples, K)."""
+
+    copy: Tensor
+    image: Tensor
 
 
 def train(
     net: ConvNet,
     copies: list[np.ndarray],
     labels: np.ndarray,
-    order: tuple[Tensor, Tensor],
+    order: Order,
     lr: float,
     batch: int,
     checkpoint: Path | None = None,
-) -> tuple[float, float]:
-    """One pass over the images that `order` names; the mean loss of the last tenth of the steps, and the seconds.
+) -> tuple[list[float], float]:
+    """One pass over the images that `order` names; each net's mean loss in the last tenth of the steps, and seconds.
 
-    Adam with the learning rate `lr` times `schedule`. Stops early when the loss is no longer finite.
+    Adam with the learning rate `lr` times `schedule`. Stops early when no net's loss is finite any more.
     """
-    copy, image = order
     device = net.conv1.weight.device
-    target = torch.from_numpy(np.asarray(labels, dtype=np.int64))[image]  # (n_samples,)
-    steps = -(-len(image) // batch)
+    target = torch.from_numpy(np.asarray(labels, dtype=np.int64))[order.image]  # (n_samples, K)
+    steps = -(-len(target) // batch)
     optimizer = torch.optim.Adam(net.parameters(), lr=lr, betas=ADAM_BETAS, fused=device.type in ("cpu", "cuda"))
     first, before, late = _resume(checkpoint, net, optimizer)
-    chunk_steps = max(1, CHUNK_IMAGES // batch)
+    late_steps = range(math.floor(0.9 * steps), steps)
+    chunk_steps = max(1, CHUNK_IMAGES // (batch * net.members))
+    images: Iterator[Tensor] = iter(())
+    targets: Iterator[Tensor] = iter(())
     net.train()
     started = saved = time.perf_counter()
     for step in range(first, steps):
         if step == first or step % chunk_steps == 0:
-            begin = step * batch
-            rows = slice(begin, begin + (chunk_steps - step % chunk_steps) * batch)
-            images = gather(copies, copy[rows], image[rows]).to(device)
-            targets = target[rows].to(device)
-        here = slice(step * batch - begin, (step + 1) * batch - begin)
+            end = (step // chunk_steps + 1) * chunk_steps * batch
+            rows = slice(step * batch, end)
+            images = iter(gather(copies, order.copy[rows], order.image[rows]).to(device).split(batch))
+            targets = iter(target[rows].to(device).split(batch))
         for group in optimizer.param_groups:
             group["lr"] = lr * schedule((step + 0.5) / steps)
-        loss = F.cross_entropy(net(normalise(images[here])), targets[here])
-        loss.backward()
+        losses = cross_entropy(net(normalise(next(images))), next(targets).T)  # (K,)
+        losses.sum().backward()  # the nets share no weight: each gets the gradient of its own loss
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if step >= 0.9 * steps:
-            late = late + loss.detach()
-        # .item() waits for an accelerator, so this is asked for rarely.
+        if step in late_steps:
+            late = late + losses.detach()
+        # Asking for a number waits for an accelerator, so this is done rarely.
         if step % CHECK_STEPS == CHECK_STEPS - 1:
-            if not math.isfinite(loss.item()):
+            if not bool(losses.isfinite().any()):
                 break
             if checkpoint and time.perf_counter() - saved > CHECKPOINT_SECONDS:
                 saved = time.perf_counter()
                 _save(checkpoint, net, optimizer, step + 1, before + saved - started, late)
     synchronize(device)
     seconds = before + time.perf_counter() - started
-    return late.item() / max(1, steps - math.ceil(0.9 * steps)), seconds
+    return (late / len(late_steps)).tolist(), seconds
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean cross-entropy in nats of each net, (K,): logits (K, B, 10), target (K, B)."""
+    members, batch, classes = logits.shape
+    losses = F.cross_entropy(logits.reshape(-1, classes), target.reshape(-1), reduction="none")
+    return losses.view(members, batch).mean(1)
 
 
 def _save(path: Path, net: ConvNet, optimizer: torch.optim.Optimizer, step: int, seconds: float, late: Tensor) -> None:
@@ -180,7 +215,7 @@ def _resume(path: Path | None, net: ConvNet, optimizer: torch.optim.Optimizer) -
     """The first step to take, the seconds already trained, and the sum of late losses."""
     device = net.conv1.weight.device
     if path is None or not path.exists():
-        return 0, 0.0, torch.zeros((), device=device)
+        return 0, 0.0, torch.zeros(net.members, device=device)
     state = load_checkpoint(path)
     net.load_state_dict(state["net"])
     optimizer.load_state_dict(state["optimizer"])
@@ -189,32 +224,39 @@ def _resume(path: Path | None, net: ConvNet, optimizer: torch.optim.Optimizer) -
 
 
 @torch.no_grad()
-def evaluate(net: ConvNet, images: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Mean cross-entropy in nats and accuracy over all of `images`, clean."""
+def evaluate(net: ConvNet, images: np.ndarray, labels: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean cross-entropy in nats and accuracy of each net over all of `images`, clean."""
     net.eval()
     device = net.conv1.weight.device
-    loss = correct = torch.zeros((), device=device)
+    loss = correct = torch.zeros(net.members, device=device)
     for begin in range(0, len(images), EVALUATION_BATCH):
         rows = slice(begin, begin + EVALUATION_BATCH)
-        x = normalise(torch.from_numpy(np.array(images[rows])).to(device))
+        x = normalise(torch.from_numpy(np.array(images[rows])).to(device)[:, None])
         y = torch.from_numpy(np.array(labels[rows], dtype=np.int64)).to(device)
-        logits = net(x)
-        loss = loss + F.cross_entropy(logits, y, reduction="sum")
-        correct = correct + (logits.argmax(1) == y).sum()
-    return loss.item() / len(images), correct.item() / len(images)
+        logits = net(x.expand(-1, net.members, -1, -1).contiguous())  # (K, B, 10)
+        loss = loss + cross_entropy(logits, y.expand(net.members, -1)) * len(y)
+        correct = correct + (logits.argmax(2) == y).sum(1)
+    return (loss / len(images)).tolist(), (correct / len(images)).tolist()
 
 
-def measure_speed(width: int, batch: int, device: str, seconds: float = 0.3) -> dict[str, float]:
-    """Training images per second of a net on random digits, for the plan's estimate: a job of the pool."""
-    net = ConvNet(width)
-    net.init_weights(torch.Generator().manual_seed(0))
-    net.to(torch.device(device))
+def measure_speed(width: int, batch: int, members: int, device: str, seconds: float = 0.3) -> dict[str, float]:
+    """Training images per second of `members` nets on random digits, for the plan's estimate: a job of the pool."""
     generator = torch.Generator().manual_seed(0)
+    net = ConvNet(width, members)
+    net.init_weights([generator] * members)
+    net.to(torch.device(device))
     copies = [torch.randint(0, 256, (2048, 28, 28), generator=generator, dtype=torch.uint8).numpy()]
     labels = torch.randint(0, 10, (2048,), generator=generator).numpy()
-    train(net, copies, labels, training_order(10 * batch, 2048, generator), 1e-3, batch)
-    images = spent = 0.0
+
+    def one_pass(n_samples: int) -> float:
+        order = training_order(n_samples, 2048, generator)
+        together = Order(*(part[:, None].expand(-1, members) for part in order))
+        return train(net, copies, labels, together, 1e-3, batch)[1]
+
+    one_pass(5 * batch)  # warm up
+    passes = spent = 0.0
     while spent < seconds:
-        spent += train(net, copies, labels, training_order(512, 2048, generator), 1e-3, batch)[1]
-        images += 512
-    return {"width": width, "batch_size": batch, "images_per_second": images / spent}
+        spent += one_pass(512)
+        passes += 1
+    images = 512 * members * passes
+    return {"width": width, "batch_size": batch, "members": members, "images_per_second": images / spent}

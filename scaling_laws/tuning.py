@@ -11,6 +11,7 @@ import numpy as np
 
 FACTOR = 2.0  # between neighbouring rates of a search
 CHECK_WIDTH, CHECK_SAMPLES, CHECK_SEEDS = 6, 20_000, 2
+SEARCH_WIDTHS, SEARCH_SAMPLES, SEARCH_SEEDS = (2, 4, 8, 16), (4_000, 16_000, 64_000), 3
 
 
 def check_points(lr: float) -> list[float]:

@@ -1,0 +1,315 @@
+"""sweep.py end to end on small files in MNIST's format: resume, sharing, failures, bad input."""
+
+import csv
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import common.data
+import sweep
+from common.cli import run_main
+from synthetic_mnist import write_mnist
+
+ROOT = Path(__file__).resolve().parent.parent
+TIMES = ("seconds", "images_per_second")
+# 4 budgets x 5 widths on 1,100 digits; a few seconds
+TINY = (
+    *("--budgets", "6e7", "1.2e8", "2.4e8", "4.8e8", "--widths", "1", "2", "3", "4", "6", "--seeds", "2"),
+    *("--min-samples", "40", "--max-samples", "20000", "--row-widths", "2", "--row-halvings", "6", "7"),
+    *("--column-halvings", "7"),
+)
+FEW = ("--budgets", "6e7", "--widths", "1", "2", "3", "--seeds", "2", "--min-samples", "40", "--row-widths", "2")
+FEW += ("--row-halvings", "7", "--column-halvings", "7")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A working folder with synthetic digits under data/ and its own cache."""
+    write_mnist(tmp_path / "data")
+    monkeypatch.setenv("REPLICATIONS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("REPLICATIONS_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def start(*arguments: str, **options) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "scaling_laws/sweep.py"), "--results-dir", "results", "--name", "tiny"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*command, *arguments], **{**pipes, **options})
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def inline(monkeypatch, *arguments: str) -> int | str | None:
+    """The script's main in this process, for what ends before any worker starts."""
+    command = ["scaling_laws/sweep.py", "--results-dir", "results", "--name", "tiny", *arguments]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as stop:
+        run_main(sweep.main)
+    return stop.value.code
+
+
+def rows(folder: Path = Path("results/scaling_laws/tiny")) -> list[dict[str, str]]:
+    with open(folder / "runs.csv", newline="") as file:
+        return [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
+
+
+def one_sentence(err: str) -> str:
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, err
+    assert "Traceback" not in err
+    return lines[0]
+
+
+# ---------------------------------------------------------------- what it writes
+
+
+def test_a_whole_sweep(place):
+    code, out, err = finish(start(*TINY))
+    assert code == 0, err
+    found = rows()
+    columns = "arm width n_params macs n_samples n_unique copies batch_size steps lr dropout seed flops test_loss"
+    assert set(f"{columns} test_accuracy device dataset status".split()) <= found[0].keys()
+    assert f"plan: {len(found)} runs, 0 done" in out
+    assert {row["dataset"] for row in found} == {"custom"}
+    for row in found:
+        assert int(row["flops"]) == 6 * int(row["macs"]) * int(row["n_samples"])
+        assert int(row["n_unique"]) == min(1100, int(row["n_samples"]))
+        assert int(row["copies"]) == -(-int(row["n_samples"]) // 1100)
+    budgets = {round(int(row["flops"]) / 6e7) for row in found if row["arm"] == "isoflop"}
+    assert budgets == {1, 2, 4, 8}
+    folder = Path("results/scaling_laws/tiny")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "ok"
+    assert summary["runs"] == len(found)
+    fits = json.loads((folder / "fits.json").read_text())
+    assert fits["a"]["value"] * fits["macs"]["p"] + fits["b"]["value"] == pytest.approx(1)
+    assert "N_opt(C)" in (folder / "formulae.md").read_text()
+    assert (folder / "optimum.png").exists()
+    config = json.loads((folder / "config.json").read_text())
+    assert config["config"]["dataset"] == "custom"
+    assert str(place) not in json.dumps({**config, "arguments": None})
+    assert sorted(path.name for path in (folder / "cells").iterdir() if path.suffix != ".json") == []
+    # the same command again trains nothing and gives the same table
+    before = (folder / "runs.csv").read_bytes()
+    began = time.perf_counter()
+    code, out, _ = finish(start(*TINY))
+    assert code == 0
+    assert f"{len(found)} runs, {len(found)} done" in out
+    assert (folder / "runs.csv").read_bytes() == before
+    assert time.perf_counter() - began < 60
+    # and its config.json repeats it elsewhere
+    code, _, err = finish(start("--from-config", str(folder / "config.json"), "--name", "again"))
+    assert code == 0, err
+    assert rows(Path("results/scaling_laws/again")) == found
+
+
+def test_killed_sweep_goes_on_and_equals_an_uninterrupted_one(place):
+    assert finish(start(*FEW))[0] == 0
+    whole = rows()
+    Path("results/scaling_laws/tiny").rename("whole")
+    process = start(*FEW, start_new_session=True)
+    cells = Path("results/scaling_laws/tiny/cells")
+    while len(list(cells.glob("isoflop*.json"))) < 1:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    kept = {path: path.read_bytes() for path in cells.glob("*.json")}
+    assert not Path("results/scaling_laws/tiny/summary.json").exists()
+    code, _, err = finish(start(*FEW))
+    assert code == 0, err
+    assert rows() == whole
+    assert all(path.read_bytes() == content for path, content in kept.items())  # nothing trained twice
+    assert not list(Path("results").rglob("*.tmp"))
+
+
+def test_two_sweeps_share_the_work(place):
+    first, second = start(*FEW), start(*FEW)
+    results = [finish(process) for process in (first, second)]
+    assert [code for code, *_ in results] == [0, 0], results
+    assert len(rows()) == len({(row["width"], row["n_samples"], row["seed"]) for row in rows()})
+    # each cell was trained by one of them: every checkpoint, lock and error is gone, and both saw all rows
+    assert all(f"{len(rows())} runs," in out for _, out, _ in results)
+
+
+def test_ctrl_c_saves_and_prints_the_resume_line(place):
+    process = start(*TINY)
+    cells = Path("results/scaling_laws/tiny/cells")
+    while not list(cells.glob("*.json")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130
+    assert "Traceback" not in err
+    line = next(line for line in err.splitlines() if "To go on:" in line)
+    assert line.endswith(f"--name tiny {' '.join(TINY)}")
+    assert list(cells.glob("*.json"))
+
+
+def test_a_run_that_raises_stops_no_other_and_is_tried_again(place):
+    bad = Path("results/scaling_laws/tiny/cells")
+    # a checkpoint that cannot be read makes the run of width 2 raise
+    (bad / "isoflop-w2-n510-s0_1.pt").mkdir(parents=True)
+    code, out, _ = finish(start(*FEW))
+    assert code == 1
+    assert "1 jobs FAILED" in out
+    assert "isoflop-w2-n510-s0_1: " in out
+    assert (bad / "isoflop-w2-n510-s0_1.error.txt").read_text().startswith("Traceback")
+    done = {row["width"] for row in rows() if row["arm"] == "isoflop"}
+    assert done == {"1", "3"}
+    assert not Path("results/scaling_laws/tiny/summary.json").exists()
+    (bad / "isoflop-w2-n510-s0_1.pt").rmdir()
+    assert finish(start(*FEW))[0] == 0
+    assert {row["width"] for row in rows() if row["arm"] == "isoflop"} == {"1", "2", "3"}
+
+
+def test_one_run(place, monkeypatch):
+    code, out, err = finish(start("--width", "3", "--samples", "1500", "--seed", "7"))
+    assert code == 0, err
+    (row,) = rows()
+    assert (row["arm"], row["width"], row["n_samples"], row["seed"]) == ("single", "3", "1500", "7")
+    assert f"test loss {float(row['test_loss']):.4f} nats" in out
+
+
+def test_five_thousand_digits_without_network(place, monkeypatch):
+    monkeypatch.setenv("REPLICATIONS_DATA", str(place))  # no MNIST there
+    monkeypatch.setattr(common.data, "MNIST_MIRRORS", ("http://127.0.0.1:9/",))
+    code, out, err = finish(start("--dataset", "mnist5k", "--width", "2", "--samples", "3600"))
+    assert code == 0, err
+    assert "a demonstration, not MNIST" in out
+    (row,) = rows()
+    assert (row["dataset"], row["n_unique"], row["copies"]) == ("mnist5k", "3500", "2")
+
+
+# ---------------------------------------------------------------- the grid
+
+
+def test_default_grid_is_what_the_readme_says():
+    config = sweep.Config()
+    cells = sweep.grid(config)
+    lines = [cell for cell in cells if cell.arm == "isoflop"]
+    flops = sum(sweep.training_flops(cell.width, cell.n_samples) for cell in lines) * config.seeds
+    assert len(cells) * config.seeds >= 100
+    assert flops >= 3e12
+    assert max(config.budgets) >= 1e11
+    assert config.seeds == 3
+    for budget in config.budgets:
+        widths = [cell.width for cell in lines if cell.budget == budget]
+        assert len(widths) >= 5
+        for cell in lines:
+            if cell.budget == budget:
+                assert sweep.training_flops(cell.width, cell.n_samples) == pytest.approx(budget, rel=1e-3)
+    assert len({(cell.width, cell.n_samples) for cell in cells}) == len(cells)
+
+
+def test_widths_grow_by_sqrt_2():
+    assert list(sweep.Config().widths[2:]) == [round(4 * 2 ** (i / 2)) for i in range(6)]
+
+
+def test_minutes_drop_the_largest_budgets_and_never_seeds():
+    config = sweep.Config(minutes=1.0)
+    cells = sweep.grid(config)
+    kept = sweep.fit_into(cells, config, lambda cell: sweep.training_flops(cell.width, cell.n_samples) / 1e10, 2)
+    total = sum(sweep.training_flops(cell.width, cell.n_samples) for cell in kept) / 1e10
+    assert 0 < total <= 120
+    dropped = {cell.budget for cell in cells} - {cell.budget for cell in kept}
+    assert dropped
+    assert min(dropped) > max(cell.budget for cell in kept if cell.arm == "isoflop")
+    assert [cell for cell in cells if cell.arm != "isoflop"] == [cell for cell in kept if cell.arm != "isoflop"]
+    with pytest.raises(sweep.BadInput, match="too short"):
+        sweep.fit_into(cells, sweep.Config(minutes=1e-3), lambda cell: 1.0, 2)
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--data-dir", "nowhere"), "nowhere (--data-dir) does not exist"),
+        (("--width", "-3", "--samples", "100"), "--width must be positive"),
+        (("--width", "3", "--samples", "-100"), "--samples must be positive"),
+        (("--width", "3"), "--width and --samples belong together"),
+        (("--budgets", "-1"), "--budgets must be positive"),
+        (("--budgets", "nan"), "--budgets must be positive"),
+        (("--seeds", "0"), "--seeds must be positive"),
+        (("--minutes", "-1"), "--minutes must be positive"),
+        (("--workers", "-1"), "must not be negative"),
+        (("--dropout", "1"), "--dropout"),
+        (("--device", "tpu"), "--device"),
+        (("--device", "mps"), "no MPS device"),
+        (("--dataset", "cifar"), "--dataset"),
+        (("--name", "../escape"), "--name"),
+        (("--widths", "few"), "--widths"),
+    ],
+)
+def test_bad_arguments_get_one_sentence(arguments, sentence, place, monkeypatch, capsys):
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    assert inline(monkeypatch, *arguments) == 2
+    assert sentence in one_sentence(capsys.readouterr().err)
+    assert not Path("results").exists()
+
+
+def test_missing_mnist_without_network(place, monkeypatch, capsys):
+    monkeypatch.setattr(common.data, "MNIST_MIRRORS", ("http://127.0.0.1:9/",))
+    (place / "data/MNIST/raw/t10k-labels-idx1-ubyte").unlink()
+    assert inline(monkeypatch, "--dataset", "mnist") == 2
+    told = one_sentence(capsys.readouterr().err)
+    assert "MNIST is missing" in told
+    assert "--dataset mnist5k" in told
+    assert not list((place / "data").rglob("*.tmp"))
+
+
+def test_corrupted_mnist(place, monkeypatch, capsys):
+    path = place / "data/MNIST/raw/train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert inline(monkeypatch) == 2
+    assert "train-images-idx3-ubyte is damaged" in one_sentence(capsys.readouterr().err)
+
+
+def test_another_configuration_under_the_same_name(place, monkeypatch, capsys):
+    assert finish(start("--width", "2", "--samples", "200"))[0] == 0
+    assert inline(monkeypatch, "--width", "3", "--samples", "200") == 2
+    assert "choose another --name" in one_sentence(capsys.readouterr().err)
+    assert rows()[0]["width"] == "2"
+
+
+def test_results_folder_that_cannot_be_written(place, monkeypatch, capsys):
+    Path("results").write_text("a file, not a folder")
+    assert inline(monkeypatch, "--width", "2", "--samples", "200") == 2
+    assert "cannot write" in one_sentence(capsys.readouterr().err)
+    assert Path("results").read_text() == "a file, not a folder"
+
+
+def test_read_only_results_folder(place, monkeypatch, capsys):
+    def refuse(*_args, **_options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "results/scaling_laws")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert inline(monkeypatch, "--width", "2", "--samples", "200") == 2
+    assert "Read-only file system" in one_sentence(capsys.readouterr().err)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits file sizes the Linux way")
+def test_full_disk_in_a_worker_ends_the_sweep_and_keeps_earlier_results(place):
+    assert finish(start("--width", "2", "--samples", "200"))[0] == 0
+    before = {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
+    # no file may grow beyond 100 bytes any more, as on a full disk; the copies are made already
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # noqa: E731
+    code, _, err = finish(start("--width", "3", "--samples", "200", "--name", "other", preexec_fn=limit))
+    assert code == 2
+    assert "cannot write" in one_sentence(err)
+    assert not list(Path("results").rglob("*.tmp"))
+    assert {path: path.read_bytes() for path in before} == before
