@@ -5,9 +5,12 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import re
 import shlex
 import sys
+import types
+import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +18,6 @@ from typing import Any, TypeVar
 import tyro
 
 from common.errors import BadInput, is_write_error, write_error_sentence
-from common.run import command_line
 
 Config = TypeVar("Config")
 
@@ -68,7 +70,9 @@ def _one_sentence(box: str) -> str:
     """What tyro prints in a box, as one line: the box's frame, its rulers and the pointer to --help left out."""
     lines = [re.sub(r"[│|╭╮╰╯─]+", " ", re.sub(r"\x1b\[[0-9;]*m", "", line)).strip() for line in box.splitlines()]
     text = " ".join(line for line in lines if line and line not in ("Parsing error", "Required options"))
-    text = re.sub(r"\s+", " ", text).replace("Parsing error ", "").replace("Unrecognized options ", "")
+    text = re.sub(r"\s+", " ", text)
+    text = re.sub(r"^(Parsing error|Value error|Invalid choice|Unrecognized options) (?=\w)", "", text)
+    text = re.sub(r" Argument helptext:.*", "", text)
     return f"{re.split(r' For full helptext', text)[0].strip()} (see --help)"
 
 
@@ -84,7 +88,24 @@ def _from_file(cls: type, file: str) -> dict[str, Any]:
     unknown = sorted(set(values) - set(fields))
     if unknown:
         raise BadInput(f"--from-config {file} has settings that this script does not know: {', '.join(unknown)}")
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    hints = typing.get_type_hints(cls)
+    wrong = [name for name, value in values.items() if not _fits(value, hints[name])]
+    if wrong:
+        raise BadInput(f"--from-config {file} has a wrong value for {', '.join(wrong)}")
+    return values
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value from JSON is of a field's type: a plain one, Literal, a union, or a tuple of one type."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return value in options
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in options)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, options[0]) for item in value)
+    return type(value) is hint or (hint is float and type(value) is int)
 
 
 def run_main(main: Callable[[], int | None]) -> None:
@@ -94,6 +115,9 @@ def run_main(main: Callable[[], int | None]) -> None:
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
+    except BrokenPipeError:  # the reader of our output, `head` say, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     except OSError as error:
         if not is_write_error(error):
             raise
@@ -107,5 +131,5 @@ def run_main(main: Callable[[], int | None]) -> None:
 
 
 def resume_line() -> str:
-    """The same command again: it finds the same folder, skips what is done and goes on."""
-    return " ".join(shlex.quote(word) for word in command_line().split(" "))
+    """The same command as it was typed: it finds the same folder, skips what is done and goes on."""
+    return shlex.join(["python", *sys.argv])

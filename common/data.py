@@ -42,8 +42,8 @@ class DownloadError(BadInput):
 
 def data_root(given: str | None) -> Path:
     """`--data-dir`, else $REPLICATIONS_DATA, else the repository's data/. BadInput where the folder is not there."""
-    source = "--data-dir" if given else "$REPLICATIONS_DATA"
     chosen = given or os.environ.get("REPLICATIONS_DATA")
+    source = "--data-dir" if given else "$REPLICATIONS_DATA" if chosen else "name another with --data-dir"
     path = Path(chosen) if chosen else repository_root() / "data"
     if not path.is_dir():
         raise BadInput(f"the data folder {path} ({source}) does not exist")

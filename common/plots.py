@@ -58,6 +58,8 @@ def band(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: An
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write `path`.png and `path`.pdf, each in one step, and close the figure."""
+    figure.draw_without_rendering()  # lays the panels out, once for both files
+    figure.set_layout_engine("none")
     for suffix in (".png", ".pdf"):
         metadata = {"CreationDate": None} if suffix == ".pdf" else None  # the same data, the same file
         target = path.with_name(path.name + suffix)

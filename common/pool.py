@@ -7,7 +7,6 @@ done once, and a killed command leaves nothing that stands in the way of the nex
 
 import contextlib
 import multiprocessing
-import os
 import signal
 import time
 import traceback
@@ -148,6 +147,8 @@ def _run(job: Job, folder: Path) -> tuple[str, Any]:
         lock.acquire(timeout=0)
     except Timeout:
         return "held", None
+    except OSError as error:  # a full or read-only disk shows first here
+        return "stop", write_error_sentence(error)
     try:
         # Ask again under the lock: another command may have finished the job since.
         result = _stored(folder, job.key)
@@ -156,7 +157,7 @@ def _run(job: Job, folder: Path) -> tuple[str, Any]:
             write_json(folder / f"{job.key}.json", result)
         error_file.unlink(missing_ok=True)
         # Safe only now: whoever still waits for the removed file finds the result as soon as it has the lock.
-        os.unlink(lock.lock_file)
+        Path(lock.lock_file).unlink(missing_ok=True)
         return "done", result
     except BadInput as error:
         return "stop", str(error)

@@ -14,6 +14,7 @@ import math
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -143,12 +144,13 @@ def results_folder(results_dir: str | None, project: str) -> Path:
     return (Path(results_dir) if results_dir else repository_root() / "results") / project
 
 
-def latest_run(folder: Path, marker: str) -> Path:
-    """The newest run folder below `folder` that holds the file `marker`; BadInput where there is none."""
-    found = sorted(folder.glob(f"*/{marker}"), key=lambda path: path.stat().st_mtime)
+def latest_run(folder: Path, *markers: str) -> Path:
+    """The newest run folder below `folder` that holds the files `markers`; BadInput where there is none."""
+    found = [path.parent for path in folder.glob(f"*/{markers[0]}")]
+    found = [path for path in found if all((path / marker).exists() for marker in markers)]
     if not found:
-        raise BadInput(f"no run with a {marker} below {folder}: start one first, or name one")
-    return found[-1].parent
+        raise BadInput(f"no run with a {markers[0]} below {folder}: start one first, or name one")
+    return max(found, key=lambda path: (path / markers[0]).stat().st_mtime)
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -218,7 +220,9 @@ class Run:
         self._columns: list[str] | None = None
         config_file = self.folder / "config.json"
         if config_file.exists():
-            if read_json(config_file)["config"] != self.config:
+            record = read_json(config_file)
+            if not isinstance(record, dict) or record.get("config") != self.config:
+                self._lock.release()
                 raise BadInput(f"{self.folder} holds a run of another configuration: choose another --name")
         else:
             record = {"config": self.config, "arguments": arguments, "command": command_line(), **environment(device)}
@@ -242,13 +246,15 @@ class Run:
     def log(self, **row: float) -> None:
         """Append one row to metrics.csv; the first row fixes the columns, and `step` must be among them."""
         path = self.folder / "metrics.csv"
+        if "step" not in row:
+            raise ValueError("a row of metrics.csv needs a step")
         if self._columns is None:
             self._columns = _header(path) or list(row)
         if list(row) != self._columns:
             raise ValueError(f"metrics.csv has the columns {self._columns}, this row {list(row)}")
         new = not path.exists() or path.stat().st_size == 0
         with open(path, "a", encoding="utf-8") as file:
-            line = ",".join(repr(value) if isinstance(value, float) else str(value) for value in row.values())
+            line = ",".join(repr(float(value)) if isinstance(value, float) else str(value) for value in row.values())
             file.write((",".join(self._columns) + "\n" if new else "") + line + "\n")
 
     def save(self, step: int, state: dict[str, Any]) -> None:
@@ -282,10 +288,22 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     import torch
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        data = io.BytesIO(Path(path).read_bytes())
     except FileNotFoundError:
         raise BadInput(f"{path} does not exist") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+    try:
+        state = torch.load(data, map_location="cpu", weights_only=True)
+    # PyTorch's reader does not check what it reads: a damaged file ends in any of these.
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ):
         raise BadInput(f"{path} is damaged or is not a checkpoint of this project") from None
     if not isinstance(state, dict):
         raise BadInput(f"{path} is not a checkpoint of this project")
@@ -304,7 +322,7 @@ def command_line() -> str:
     script = Path(sys.argv[0])
     with contextlib.suppress(ValueError):
         script = script.resolve().relative_to(ROOT)
-    return " ".join(["python", script.as_posix() if not script.is_absolute() else script.name, *sys.argv[1:]])
+    return shlex.join(["python", script.as_posix() if not script.is_absolute() else script.name, *sys.argv[1:]])
 
 
 def _header(path: Path) -> list[str] | None:

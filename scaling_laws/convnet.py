@@ -4,9 +4,9 @@
     -> ReLU -> linear (10)
 
 Why this one: among the nets tried at equal training compute, each with its learning rate searched up to 0.05, it had
-the lowest loss at the budgets of the default sweep (README, "Choice of the net"). Nets that average over all positions
-keep the ratio of multiply-adds M to parameters N constant, but learn slower. Here M = k N^p with p near 1.7, fitted
-from the widths of the sweep (`laws.macs_law`), and the formula of the optimum takes p into account.
+the lowest loss (results/reference/scaling_laws/tuning/net.csv). A net that averages over all positions keeps the ratio
+of multiply-adds M to parameters N constant, but learns more slowly. Here M = k N^p with p near 1.7, fitted from the
+widths of the sweep (`laws.macs_law`), and the formula of the optimum takes p into account.
 
 One `ConvNet` holds `members` independent nets of that width, side by side as groups of its convolutions: a single tiny
 net is bound by the overhead of each step, three together cost little more than one.

@@ -16,7 +16,7 @@ import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -52,8 +52,6 @@ KEYS = ("E", "A", "B", "alpha", "beta", "a", "b")
 
 @dataclass(frozen=True)
 class Config:
-    preset: Literal["default"] = "default"
-    """there is only one"""
     runs: str | None = None
     """folder of a sweep; default: the latest one"""
     csv: str | None = None
@@ -66,8 +64,6 @@ class Config:
     """where results go; default: results/ in the repository"""
     name: str | None = None
     """name of the results folder of a --csv; default: fit-<name of the file>"""
-    from_config: str | None = None
-    """settings from a JSON file like a run's config.json"""
 
 
 # ---------------------------------------------------------------- reading
@@ -438,7 +434,7 @@ def main() -> int:
         result = analyse(table, config.delta, config.chance_loss)
         write_analysis(result, folder, path.stem)
     else:
-        folder = Path(config.runs) if config.runs else latest_run(project, "runs.csv")
+        folder = Path(config.runs) if config.runs else latest_run(project, "runs.csv", "tuning.csv")
         if not (folder / "runs.csv").exists():
             raise BadInput(f"{folder} has no runs.csv: name the folder of a finished sweep")
         analyse_sweep(folder, config.delta, config.chance_loss or CHANCE_LOSS)

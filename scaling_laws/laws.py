@@ -113,14 +113,21 @@ def noise_draws(residuals: Array, seeds: NDArray[np.int64], draws: int, rng: np.
 
 def predict_log(theta: Array, x: Array) -> Array:
     """log(E + sum_j exp(c_j - g_j x_j)): theta (B, 1 + 2J) = (log E, c, g), x (K, J) -> (B, K)."""
-    return np.logaddexp.reduce(_terms(theta, x), axis=2)
+    return _log_and_shares(theta, x)[0]
 
 
-def _terms(theta: Array, x: Array) -> Array:
+def _log_and_shares(theta: Array, x: Array) -> tuple[Array, Array]:
+    """The log of the sum (B, K), and each term's share of it (B, K, 1 + J): its derivatives by log E and c_j."""
     j = x.shape[1]
-    powers = theta[:, None, 1 : 1 + j] - theta[:, None, 1 + j :] * x[None]  # (B, K, J)
-    constant = np.broadcast_to(theta[:, None, :1], (powers.shape[0], powers.shape[1], 1))
-    return np.concatenate([constant, powers], 2)
+    terms = np.empty((len(theta), len(x), 1 + j))
+    terms[:, :, 0] = theta[:, :1]
+    terms[:, :, 1:] = theta[:, None, 1 : 1 + j] - theta[:, None, 1 + j :] * x[None]
+    top = terms.max(2, keepdims=True)
+    terms -= top
+    shares = np.exp(terms, out=terms)
+    total = shares.sum(2, keepdims=True)
+    shares /= total
+    return (np.log(total) + top)[:, :, 0], shares
 
 
 def huber(residual: Array, delta: float) -> Array:
@@ -129,17 +136,14 @@ def huber(residual: Array, delta: float) -> Array:
     return np.where(size <= delta, size**2 / 2, delta * (size - delta / 2))
 
 
-def minimise(
-    x: Array, y: Array, theta: Array, delta: float, fixed: Array | None = None, iterations: int = 300
-) -> tuple[Array, Array]:
+def minimise(x: Array, y: Array, theta: Array, delta: float, iterations: int = 300) -> tuple[Array, Array]:
     """Minimise sum_k Huber_delta(predict_log - y) for many data sets, or from many starts, at once.
 
     x (K, J) centred log sizes, y (B, K) log losses, theta (B, 1 + 2J) starts -> the minima (B, 1 + 2J) and their
-    objectives (B,). `fixed` (1 + 2J,) is 1 where a parameter keeps its start. Levenberg-Marquardt steps on the
-    quadratic that touches the Huber function from above at the present residuals: no accepted step goes up.
+    objectives (B,). Levenberg-Marquardt steps on the quadratic that touches the Huber function from above at the
+    present residuals (iteratively reweighted least squares): no accepted step goes up.
     """
     theta = theta.copy()
-    free = np.ones(theta.shape[1]) if fixed is None else 1 - fixed
     floor = y.min(1) + math.log(SMALLEST_E)
     damping = np.full(len(theta), 1e-3)
     active = np.arange(len(theta))
@@ -147,10 +151,8 @@ def minimise(
     quiet = np.zeros(len(theta), dtype=int)
     for _ in range(iterations):
         now, target = theta[active], y[active]
-        terms = _terms(now, x)
-        model = np.logaddexp.reduce(terms, axis=2)
-        share = np.exp(terms - model[:, :, None])  # d model / d (log E, c_j)
-        jacobian = np.concatenate([share, -share[:, :, 1:] * x[None]], 2) * free
+        model, share = _log_and_shares(now, x)
+        jacobian = np.concatenate([share, -share[:, :, 1:] * x[None]], 2)
         residual = model - target
         weight = delta / np.maximum(np.abs(residual), delta)
         weighted = jacobian * weight[:, :, None]
@@ -174,29 +176,25 @@ def minimise(
     return theta, value
 
 
-def fit_power_sum(
-    x: Array, y: Array, delta: float, noise: Array | None = None, with_constant: bool = True
-) -> tuple[Array, Array]:
+def fit_power_sum(x: Array, y: Array, delta: float, noise: Array | None = None) -> tuple[Array, Array]:
     """Fit log L = log(E + sum_j exp(c_j - g_j x_j)): x (K, J), y (K,) -> theta (1 + 2J,), bootstrap (draws, 1 + 2J).
 
     The fit starts from a grid of exponents, each with E and the amplitudes by non-negative least squares on relative
     errors (variable projection). The bootstrap fits the fitted curve plus each row of `noise` (draws, K), starting
-    at the fit. With `with_constant` false E is 0.
+    at the fit.
     """
     centre = x.mean(0)
     centred = x - centre
-    starts = _starts(centred, y, with_constant)
-    fixed = None if with_constant else np.eye(1 + 2 * x.shape[1])[0]
-    every = np.broadcast_to(y, (len(starts), len(y)))
-    theta, value = minimise(centred, every, starts, delta, fixed, iterations=60)
-    order = np.argsort(value)[:4]  # polish the best few: a small delta makes the last digits slow
-    theta, value = minimise(centred, every[order], theta[order], delta, fixed, iterations=1000)
-    best = theta[int(np.argmin(value))]
-    samples = best[None]
+    starts = _starts(centred, y)
+    theta, value = minimise(centred, np.broadcast_to(y, (len(starts), len(y))), starts, delta, iterations=60)
+    best = np.argsort(value)[:4]  # polish the best few: a small delta makes the last digits slow
+    theta, value = minimise(centred, np.broadcast_to(y, (len(best), len(y))), theta[best], delta, iterations=1000)
+    fitted = theta[int(np.argmin(value))][None]
+    samples = fitted
     if noise is not None:
-        data = predict_log(best[None], centred) + noise
-        samples, _ = minimise(centred, data, np.broadcast_to(best, (len(data), len(best))), delta, fixed)
-    return _uncentre(best[None], centre)[0], _uncentre(samples, centre)
+        data = predict_log(fitted, centred) + noise
+        samples, _ = minimise(centred, data, np.repeat(fitted, len(data), 0), delta)
+    return _uncentre(fitted, centre)[0], _uncentre(samples, centre)
 
 
 def _uncentre(theta: Array, centre: Array) -> Array:
@@ -206,19 +204,15 @@ def _uncentre(theta: Array, centre: Array) -> Array:
     return out
 
 
-def _starts(x: Array, y: Array, with_constant: bool) -> Array:
+def _starts(x: Array, y: Array) -> Array:
     j = x.shape[1]
     exponents = np.array(np.meshgrid(*[[0.1, 0.2, 0.35, 0.5, 0.75, 1.1, 1.6]] * j)).reshape(j, -1).T
     loss = np.exp(y)
-    floor = math.log(loss.min())
     starts = []
     for g in exponents:
-        columns = [np.exp(-g[i] * x[:, i]) for i in range(j)]
-        design = np.stack([np.ones_like(y), *columns] if with_constant else columns, 1)
+        design = np.concatenate([np.ones((len(y), 1)), np.exp(-g * x)], 1)
         amounts, _ = nnls(design / loss[:, None], np.ones_like(y))
-        amounts = np.maximum(amounts, 1e-3 * loss.min())
-        e = math.log(amounts[0]) if with_constant else floor + math.log(SMALLEST_E)
-        starts.append([e, *np.log(amounts[-j:]), *g])
+        starts.append([*np.log(np.maximum(amounts, 1e-3 * loss.min())), *g])
     return np.array(starts)
 
 

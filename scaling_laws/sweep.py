@@ -49,6 +49,7 @@ from tuning import (
 )
 
 HERE = Path(__file__).resolve().parent
+OVERHEAD_SECONDS = 25  # of a sweep on two cores: start-up, copies, the check of the learning rate, fits and figures
 NOT_IN_HASH = {"preset", "device", "results_dir", "data_dir", "name", "from_config", "workers", "dataset"}
 
 
@@ -187,7 +188,7 @@ def fit_into(cells: list[Cell], config: Config, seconds: Callable[[Cell], float]
     if config.minutes is None:
         return cells
     kept = sorted({cell.budget for cell in cells if math.isfinite(cell.budget)})
-    while sum(seconds(cell) for cell in cells) / workers > 60 * config.minutes:
+    while sum(seconds(cell) for cell in cells) / workers + OVERHEAD_SECONDS > 60 * config.minutes:
         if len(kept) < 2:
             raise BadInput(f"--minutes {config.minutes:g} is too short for the smallest budget and the rows")
         largest = kept.pop()
@@ -275,10 +276,10 @@ class Sweep:
         with tqdm(total=sum(seconds), desc=label, bar_format=layout, smoothing=0.05) as bar:
             for end in self.pool.map(jobs, self.cells):
                 bar.update(min(cost[end.job.key], bar.total - bar.n))
-                (self.cells / f"{end.job.key}.pt").unlink(missing_ok=True)
                 if end.result is None:
                     self.failed.append(f"{end.job.key}: {end.error}")
                     continue
+                (self.cells / f"{end.job.key}.pt").unlink(missing_ok=True)
                 rows += end.result["rows"]
                 row = rows[-1]
                 loss = row.get("test_loss") or row.get("tune_loss")

@@ -24,9 +24,7 @@ from digits import gather, normalise, open_digits, training_order
 # results/reference/scaling_laws/tuning/tuning.csv (fit: `lr_rule` in tuning.py; tests recompute it).
 LR0, LR_WIDTH, LR_SAMPLES = 0.00943, 0.621, -0.045
 LR_MAX = 0.05
-WARM_UP = (
-    0.05  # fraction of the run, not a number of steps: a fixed number would tax the short runs (Porian et al. 2024)
-)
+WARM_UP = 0.05  # fraction of the run: a fixed number of steps would tax the short runs (Porian et al. 2024)
 ADAM_BETAS = (0.9, 0.99)  # runs of a few hundred steps: 0.999 would still remember the first gradients at the end
 CHUNK_IMAGES = 4096  # images fetched from the memory map at a time
 EVALUATION_BATCH = 500
@@ -43,8 +41,8 @@ def start_worker(threads: int) -> None:
 def batch_size(n_samples: int) -> int:
     """4 … 64, close to 12 sqrt(n_samples / 10,000).
 
-    A short run needs its steps: at 1,719 samples batch 64 has three times the loss of batch 4, while above 100,000
-    samples batch 64 costs nothing (measured on the tuning set, README "Recipe"). With one batch size for all, the
+    A short run needs its steps: at 1,719 samples batch 64 has three to four times the loss of batch 4, while at 110,000
+    samples it loses nothing (results/reference/scaling_laws/tuning/batch.csv). With one batch size for all, the
     exponent of the data would be an exponent of optimisation steps.
     """
     exact = math.log2(12 * math.sqrt(n_samples / 10_000))
@@ -55,7 +53,7 @@ def seeds_together(width: int, batch: int, device: str) -> bool:
     """Whether the seeds of a cell train side by side in one `ConvNet`.
 
     On an accelerator always: a step there costs its launches. On a CPU while a step's activations of all seeds fit into
-    a core's cache; three together then take 0.4 to 0.9 of the time of three alone.
+    a core's cache; three together then take 0.4 (small batches) to 0.9 of the time of three alone.
     """
     return device != "cpu" or width * batch <= 512
 

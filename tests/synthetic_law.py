@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from laws import Runs, loss_law
+from laws import MacsLaw, Runs, loss_law, optimum, optimum_exponents
 
 LAW = {"E": 0.015, "A": 0.1 * 1e4**0.45, "B": 0.1 * 2e4**0.55, "alpha": 0.45, "beta": 0.55}
 
@@ -19,17 +19,17 @@ def table(
     return Runs(n, d, loss, 6 * k * n**p * d, np.full(len(n), np.nan))
 
 
-def isoflop_table(noise: float = 0.0, seeds: int = 1, seed: int = 0, p: float = 1.0, **law) -> Runs:
-    """7 budgets, each at 9 sizes within a factor 8 of the optimum."""
-    from laws import MacsLaw, optimum
-
-    law = {**LAW, **law}
+def isoflop_table(noise: float = 0.0, seeds: int = 1, seed: int = 0, p: float = 1.0) -> Runs:
+    """7 budgets, each at 9 sizes within a factor 8 of the optimum; from budget to budget the sizes move by one step."""
+    step = 8**0.25
+    exponent = optimum_exponents(LAW["alpha"], LAW["beta"], p)[0]
+    first = optimum(1e9, LAW, MacsLaw(1.0, p))[0]
     rows = []
-    for c in 1e9 * 2.0 ** np.arange(7):
-        best, _ = optimum(c, law, MacsLaw(1.0, p))
-        for n in best * np.geomspace(1 / 8, 8, 9):
+    for k in range(7):
+        c = 1e9 * step ** (k / exponent)
+        for n in [float(f"{first * step ** (k + i):.9g}") for i in range(-4, 5)]:
             rows += [(n, c / (6 * n**p), c)] * seeds
     n, d, c = np.array(rows).T
-    loss = np.asarray(loss_law(n, d, law["E"], law["A"], law["B"], law["alpha"], law["beta"]))
+    loss = np.asarray(loss_law(n, d, *(LAW[key] for key in ("E", "A", "B", "alpha", "beta"))))
     loss = loss * np.exp(noise * np.random.default_rng(seed).standard_normal(len(loss)))
     return Runs(n, d, loss, c, np.full(len(n), np.nan))

@@ -207,12 +207,21 @@ def test_source_hash_changes_with_one_character(tmp_path):
 
 
 def test_latest_run_is_the_newest_marker_not_the_newest_folder(tmp_path):
-    for age, name in enumerate(["c", "a", "b"]):
+    for age, name in enumerate(["b", "a", "c"]):
         (tmp_path / name).mkdir()
         (tmp_path / name / "runs.csv").touch()
         os.utime(tmp_path / name / "runs.csv", (1e9 - age, 1e9 - age))
     (tmp_path / "unfinished").mkdir()
-    assert latest_run(tmp_path, "runs.csv") == tmp_path / "c"
+    assert latest_run(tmp_path, "runs.csv") == tmp_path / "b"
+
+
+def test_latest_run_passes_over_runs_that_lack_one_of_the_files(tmp_path):
+    for age, name in enumerate(["half", "whole"]):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "runs.csv").touch()
+        os.utime(tmp_path / name / "runs.csv", (1e9 - age, 1e9 - age))
+    (tmp_path / "whole" / "fits.json").touch()
+    assert latest_run(tmp_path, "runs.csv", "fits.json") == tmp_path / "whole"
 
 
 def test_latest_run_without_any_is_bad_input(tmp_path):
@@ -452,7 +461,7 @@ class Payload:
 def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(tmp_path, form):
     path, marker = tmp_path / "checkpoint.pt", tmp_path / "executed"
     if form == "pickle":
-        path.write_bytes(pickle.dumps({"step": 1, "model": Payload(marker)}))
+        path.write_bytes(pickle.dumps({"step": 1, "model": Payload(marker)}, protocol=2))
     else:
         torch.save({"step": 1, "model": Payload(marker)}, path)
     with pytest.raises(BadInput, match=r"checkpoint\.pt"):

@@ -223,7 +223,7 @@ def test_minutes_drop_the_largest_budgets_and_never_seeds():
     cells = sweep.grid(config)
     kept = sweep.fit_into(cells, config, lambda cell: sweep.training_flops(cell.width, cell.n_samples) / 1e10, 2)
     total = sum(sweep.training_flops(cell.width, cell.n_samples) for cell in kept) / 1e10
-    assert 0 < total <= 120
+    assert 0 < total <= 2 * (60 - sweep.OVERHEAD_SECONDS)
     dropped = {cell.budget for cell in cells} - {cell.budget for cell in kept}
     assert dropped
     assert min(dropped) > max(cell.budget for cell in kept if cell.arm == "isoflop")
