@@ -76,7 +76,6 @@ class Table:
     runs: Runs
     n_diverged: int
     dataset: str
-    n_test: int
 
 
 def read_table(path: Path) -> Table:
@@ -117,8 +116,7 @@ def read_table(path: Path) -> Table:
     if "test_accuracy" in columns:
         error = np.array([1 - float(row["test_accuracy"] or "nan") for _, row in kept])
     dataset = rows[0].get("dataset") or ""
-    n_test = {"mnist": 10_000, "mnist5k": 1_000}.get(dataset, 0)
-    return Table(Runs(n, d, loss, flops, error), len(rows) - len(kept), dataset, n_test)
+    return Table(Runs(n, d, loss, flops, error), len(rows) - len(kept), dataset)
 
 
 # ---------------------------------------------------------------- all fits of one table

@@ -4,9 +4,9 @@ import errno
 import json
 import os
 import shlex
+import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from common.cli import parse, run_main
 from common.device import choose_device
 from common.errors import BadInput
-from common.run import ROOT
 
 
 @dataclass(frozen=True)
@@ -248,12 +247,24 @@ def test_a_bug_keeps_its_traceback(error):
 
 @pytest.mark.parametrize("arguments", [["--seed", "3"], ["--text", "my poems.txt", "--name", "it's"]])
 def test_ctrl_c_prints_the_command_that_goes_on_and_code_130(capsys, monkeypatch, arguments):
-    monkeypatch.setattr(sys, "argv", [str(ROOT / "rl" / "vpg.py"), *arguments])
+    monkeypatch.setattr(sys, "argv", ["../rl/vpg.py", *arguments])
     code, told = end_of(raiser(KeyboardInterrupt()), capsys)
     assert code == 130
     assert "Traceback" not in told
     line = told.strip().splitlines()[-1].partition("To go on: ")[2]
-    assert shlex.split(line) == ["python", str(Path("rl", "vpg.py")), *arguments]
+    assert shlex.split(line) == ["python", "../rl/vpg.py", *arguments]  # as typed: it works from the same folder
+
+
+def test_output_cut_off_by_its_reader_is_no_traceback():
+    code = "import sys; from common.cli import run_main; run_main(lambda: [print('x' * 99) for _ in range(9999)] and 0)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        told = process.stderr.read()
+    assert process.returncode == 1
+    assert told == b""
 
 
 # ---------------------------------------------------------------- devices
