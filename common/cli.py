@@ -78,7 +78,7 @@ def _one_sentence(box: str) -> str:
 
 def _from_file(cls: type, file: str) -> dict[str, Any]:
     try:
-        record = json.loads(Path(file).read_text())
+        record = json.loads(Path(file).read_text(encoding="utf-8"))
         values = dict(record.get("arguments") or record["config"])
     except OSError as error:
         raise BadInput(f"--from-config {file}: {error.strerror}") from None
@@ -110,6 +110,8 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a script's `main` and exit: its own code, 2 with one sentence for bad input, 130 with the resume line."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without Greek letters is no reason to fail
     try:
         code = main()
     except BadInput as error:

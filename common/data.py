@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import importlib.util
 import os
+import tempfile
 import urllib.error
 import urllib.request
 import zlib
@@ -57,6 +58,7 @@ def cache_root() -> Path:
 
 
 def sha256_of(data: bytes | memoryview) -> str:
+    """The hash as hexadecimal text."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -66,9 +68,10 @@ def download(urls: Sequence[str], path: Path, sha256: str, unpack: Callable[[byt
     Whatever a server answers (an error page, a short body, nothing), `path` appears complete and verified or not at
     all. Two processes that want the same file take turns, and the second finds it there. DownloadError otherwise.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     answers = []
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    # The lock lies elsewhere: a download that fails leaves no trace in the data folder.
+    lock = f"replications-{sha256_of(str(path.resolve()).encode())[:16]}.lock"
+    with FileLock(Path(tempfile.gettempdir()) / lock):
         if path.exists():
             return
         for url in urls:
@@ -127,6 +130,7 @@ def load_mnist(root: Path, dataset: str = "auto") -> Mnist:
     folder = root / "MNIST" / "raw"
     missing = [name for name in MNIST_FILES if not (folder / name).exists()]
     if missing:
+        print(f"MNIST is not in {folder}: trying to download it", flush=True)
         try:
             for name in missing:
                 urls = [f"{mirror}{name}.gz" for mirror in MNIST_MIRRORS]

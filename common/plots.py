@@ -18,7 +18,7 @@ from common.run import atomic_save
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
 STYLE: dict[Any, Any] = {
-    "figure.dpi": 130,
+    "figure.dpi": 110,
     "figure.constrained_layout.use": True,
     "font.size": 9,
     "axes.titlesize": 10,

@@ -95,13 +95,16 @@ class Pool:
         ours, theirs = self._context.Pipe()
         arguments = (theirs, self._start, self._start_arguments)
         process = self._context.Process(target=_work, args=arguments, daemon=True)
+        # Born deaf to Ctrl-C, which would else interrupt its imports with a traceback.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         process.start()
+        signal.signal(signal.SIGINT, before)
         theirs.close()
         return _Worker(process, ours)
 
     def _ready(self, timeout: float) -> list["_Worker"]:
         busy = {worker.connection: worker for worker in self._workers if worker.job}
-        return [busy[connection] for connection in wait(list(busy), timeout) if isinstance(connection, Connection)]
+        return [busy[connection] for connection in wait(list(busy), timeout)]  # type: ignore[index]
 
 
 class _Worker:
@@ -157,7 +160,8 @@ def _run(job: Job, folder: Path) -> tuple[str, Any]:
             write_json(folder / f"{job.key}.json", result)
         error_file.unlink(missing_ok=True)
         # Safe only now: whoever still waits for the removed file finds the result as soon as it has the lock.
-        Path(lock.lock_file).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            Path(lock.lock_file).unlink(missing_ok=True)
         return "done", result
     except BadInput as error:
         return "stop", str(error)

@@ -56,17 +56,21 @@ def atomic_save(path: Path, save: Callable[[IO[bytes]], Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a failed write does not name its file
+            error.filename = str(path)
         raise
 
 
 def write_text(path: Path, text: str) -> None:
+    """UTF-8 text in one step."""
     atomic_save(path, lambda file: file.write(text.encode()))
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1, default=_plain) + "\n")
+    """JSON in one step; ValueError for nan and infinity, which JSON does not have."""
+    write_text(path, json.dumps(value, indent=1, default=_plain, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -80,8 +84,9 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def read_json(path: Path) -> Any:
+    """The content of a JSON file; BadInput where it is missing or damaged."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadInput(f"{path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
@@ -97,6 +102,8 @@ def remove_stale_temporaries(folder: Path) -> None:
 
 
 def _alive(pid: int) -> bool:
+    if os.name == "nt":  # there os.kill(pid, 0) would interrupt the process
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -171,7 +178,7 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def available_cores() -> int:
-    """Cores that this process may use (a container or `taskset` may allow fewer than the machine has)."""
+    """Cores that this process may run on (`taskset` or a batch system may allow fewer than the machine has)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -219,14 +226,14 @@ class Run:
         self.config = json.loads(json.dumps(dict(config), default=_plain))
         self._columns: list[str] | None = None
         config_file = self.folder / "config.json"
-        if config_file.exists():
+        new = {"config": self.config, "arguments": arguments, "command": command_line(), **environment(device)}
+        with FileLock(self.folder / ".config.lock"):  # of two commands at once, the second sees the first one's file
+            if not config_file.exists():
+                write_json(config_file, new)
             record = read_json(config_file)
-            if not isinstance(record, dict) or record.get("config") != self.config:
-                self._lock.release()
-                raise BadInput(f"{self.folder} holds a run of another configuration: choose another --name")
-        else:
-            record = {"config": self.config, "arguments": arguments, "command": command_line(), **environment(device)}
-            write_json(config_file, record)
+        if not isinstance(record, dict) or record.get("config") != self.config:
+            self._lock.release()
+            raise BadInput(f"{self.folder} holds a run of another configuration: choose another --name")
 
     @property
     def summary(self) -> dict[str, Any] | None:
@@ -269,6 +276,7 @@ class Run:
         return state
 
     def close(self) -> None:
+        """Free the folder for another process."""
         self._lock.release()
 
 
@@ -337,7 +345,7 @@ def _cut_metrics(path: Path, step: float) -> None:
     """Keep the whole lines of metrics.csv up to `step`: a resumed run appends the later ones again."""
     if not path.exists():
         return
-    lines: Iterable[str] = path.read_text().splitlines(keepends=True)
+    lines: Iterable[str] = path.read_text(encoding="utf-8").splitlines(keepends=True)
     lines = [line for line in lines if line.endswith("\n")]
     if not lines:
         path.unlink()

@@ -48,6 +48,7 @@ class ConvNet(nn.Module):
             bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Member k sees channel k of the images, and gives row k of the logits."""
         x = F.relu(self.conv1(x))  # (B, K, 28, 28) -> (B, Kw, 14, 14)
         # ReLU after the pool gives the same numbers as before it, for a quarter of the work.
         x = F.relu(F.max_pool2d(self.conv2(x), 2))  # (B, 2Kw, 7, 7)

@@ -7,6 +7,7 @@ for testing only.
 """
 
 import hashlib
+import io
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.data import Mnist, cache_root
-from common.run import atomic_save, source_hash
+from common.run import atomic_save, remove_stale_temporaries, source_hash
 
 ROTATION_DEGREES = 15.0
 SCALE = 0.1
@@ -99,14 +100,23 @@ def prepare(mnist: Mnist) -> Path:
     for name in names:
         digest.update(np.ascontiguousarray(getattr(mnist, name)).tobytes())
     folder = cache_root() / f"{mnist.name}-{digest.hexdigest()[:12]}"
+    remove_stale_temporaries(folder)
     for name in names:
         path = folder / f"{name}.npy"
         if not path.exists():
-            atomic_save(path, lambda file, name=name: np.save(file, getattr(mnist, name)))
+            save_array(path, getattr(mnist, name))
     return folder
 
 
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write an .npy file in one step. Through memory: numpy hides what the system says of a failed write."""
+    memory = io.BytesIO()
+    np.save(memory, array)
+    atomic_save(path, lambda file: file.write(memory.getbuffer()))
+
+
 def copy_file(folder: str | Path, k: int) -> Path:
+    """Where copy k of a prepared folder is, or will be."""
     return Path(folder) / f"copy_{k:03d}.npy"
 
 
@@ -115,8 +125,7 @@ def make_copy(folder: str, k: int) -> dict[str, int]:
     path = copy_file(folder, k)
     if not path.exists():
         pool = torch.from_numpy(np.load(Path(folder) / "pool_images.npy"))
-        copy = transformed_copy(pool, k).numpy()
-        atomic_save(path, lambda file: np.save(file, copy))
+        save_array(path, transformed_copy(pool, k).numpy())
     return {"copy": k}
 
 

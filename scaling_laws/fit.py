@@ -8,12 +8,14 @@ data size at a given compute, each exponent with its 95% interval.
 
 Three one-line changes to try:
   --delta 0.03               Huber's delta near the seed noise: narrower intervals, since 1e-3 is nearly least absolutes.
-  laws.make_cells            chance_loss / 2 -> chance_loss: let half-trained nets in; expect E to fall to 0.
-  laws.fit_isoflop           math.log(4) -> math.log(10): wide parabolas; expect the IsoFLOP exponent to move.
+  laws.make_cells            chance_loss / 2 -> 0.1: leave out all cells above 0.1 nats; the intervals grow, E most.
+  laws._window               math.log(4) -> math.log(10): wide parabolas; expect the IsoFLOP exponents to move a little.
 """
 
 import csv
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from common.errors import BadInput
 from common.run import check_name, latest_run, results_folder, write_json, write_text
 from laws import (
     DRAWS,
+    ENVELOPE_DRAWS,
     Cells,
     IsoFlop,
     MacsLaw,
@@ -46,7 +49,6 @@ from laws import (
 )
 
 CHANCE_LOSS = math.log(10)  # ten digits
-REFERENCE_FLOPS = 1e10  # the formulae give N_opt and D_opt at this compute, and the exponents from there
 KEYS = ("E", "A", "B", "alpha", "beta", "a", "b")
 
 
@@ -63,7 +65,7 @@ class Config:
     results_dir: str | None = None
     """where results go; default: results/ in the repository"""
     name: str | None = None
-    """name of the results folder of a --csv; default: fit-<name of the file>"""
+    """write into this folder of the results; default: a sweep's own folder, for a table fit-<name of the file>"""
 
 
 # ---------------------------------------------------------------- reading
@@ -81,7 +83,7 @@ class Table:
 def read_table(path: Path) -> Table:
     """A CSV of runs. Rows whose `status` is diverged are left out and counted; BadInput for anything unusable."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             rows = list(reader)
             columns = list(reader.fieldnames or [])
@@ -98,15 +100,16 @@ def read_table(path: Path) -> Table:
     if not kept:
         raise BadInput(f"{path} has no runs to fit")
 
-    def numbers(name: str) -> np.ndarray:
+    def numbers(name: str, least: float = math.ulp(0.0), most: float = math.inf) -> np.ndarray:
         values = []
         for line, row in kept:
             try:
                 value = float(row[name])
             except (TypeError, ValueError):
                 raise BadInput(f"{path}, line {line}: {name} is {row[name]!r}, not a number") from None
-            if not (math.isfinite(value) and value > 0):
-                raise BadInput(f"{path}, line {line}: {name} is {row[name]}; it must be positive and finite")
+            if not (math.isfinite(value) and least <= value <= most):
+                wanted = "positive and finite" if math.isinf(most) else f"from {least:g} to {most:g}"
+                raise BadInput(f"{path}, line {line}: {name} is {row[name]}; it must be {wanted}")
             values.append(value)
         return np.array(values)
 
@@ -114,7 +117,7 @@ def read_table(path: Path) -> Table:
     flops = numbers("flops") if "flops" in columns else 6 * n * d
     error = np.full(len(kept), math.nan)
     if "test_accuracy" in columns:
-        error = np.array([1 - float(row["test_accuracy"] or "nan") for _, row in kept])
+        error = 1 - numbers("test_accuracy", 0.0, 1.0)
     dataset = rows[0].get("dataset") or ""
     return Table(Runs(n, d, loss, flops, error), len(rows) - len(kept), dataset)
 
@@ -144,10 +147,13 @@ class Analysis:
 
 
 def analyse(table: Table, delta: float, chance_loss: float | None, seed: int = 0) -> Analysis:
+    """All fits of a table; `chance_loss` is what guessing costs, None where that is not known."""
     cells, n_near_chance = make_cells(table.runs, chance_loss)
     macs = macs_law(cells.n_params, cells.flops / (6 * cells.n_samples))
     parametric = fit_parametric(cells, delta, macs, seed=seed)
-    spread = cells.noise / math.sqrt(float(np.mean(cells.seeds))) if len(cells.residuals) else parametric.misfit
+    spread = parametric.misfit
+    if len(cells.residuals):
+        spread = cells.noise * math.sqrt(float(np.mean(1 / cells.seeds)))
     matched = fit_parametric(cells, max(spread, 1e-6), macs, seed=seed)
     rng = np.random.default_rng(seed)
     residuals = cells.residuals
@@ -167,14 +173,14 @@ def analyse(table: Table, delta: float, chance_loss: float | None, seed: int = 0
         isoflop = {}
         for key, column in (("a", 0), ("b", 1)):
             log_scale, exponent, scales, exponents = optimum_line(lines, column)
-            reference = math.log(REFERENCE_FLOPS)
+            log_c = math.log(reference_flops(cells))
             isoflop[key] = interval(exponents, exponent)
-            at = np.exp(scales + exponents * reference)
-            isoflop[f"{'ND'[column]}_at_1e10"] = interval(at, math.exp(log_scale + exponent * reference))
+            isoflop["ND"[column]] = interval(np.exp(scales + exponents * log_c), math.exp(log_scale + exponent * log_c))
         flops = np.array([line.flops for line in lines])
         loss = np.array([line.log_loss for line in lines])
-        scatter = np.stack([line.draws[:, 2] - line.log_loss for line in lines], 1)
-        by_compute = fit_power_law(flops, loss, scatter, delta)
+        scatter = np.stack([line.draws[:, 2] - np.nanmedian(line.draws[:, 2]) for line in lines], 1)
+        scatter = scatter[np.isfinite(scatter).all(1)]
+        by_compute = fit_power_law(flops, loss, scatter, delta) if len(scatter) >= 100 else None
         error_rate = _error_rate(cells, lines, rng)
     frontier = None
     exponent, draws = envelope_exponent(cells, noise)
@@ -226,13 +232,14 @@ def _error_rate(cells: Cells, lines: list[IsoFlop], rng: np.random.Generator) ->
 
 
 def parametric_json(fit: Parametric) -> dict[str, Any]:
+    """The parametric law's part of fits.json."""
     named = {key: interval(fit.draws[key], fit.value[key]) for key in KEYS}
     # M_opt = C / (6 D_opt), so its exponent is 1 - b: the one to compare with Hoffmann's a, whose compute is 6 N D.
     named["a_macs"] = interval(1 - fit.draws["b"], 1 - fit.value["b"])
-    return {**named, "delta": fit.delta, "misfit": fit.misfit, "inflation": fit.inflation}
+    return {**named, "delta": fit.delta, "misfit": fit.misfit, "misfit_ratio": fit.misfit_ratio}
 
 
-def optimum_at(flops: float, fit: Parametric, macs: MacsLaw) -> dict[str, dict[str, float]]:
+def optimum_at(flops: float, fit: Parametric, macs: MacsLaw) -> dict[str, dict[str, float | None]]:
     """N_opt, D_opt and the predicted loss at a compute, each with its interval."""
     v, d = fit.value, fit.draws
     n, samples = optimum(flops, v, macs)
@@ -247,6 +254,7 @@ def optimum_at(flops: float, fit: Parametric, macs: MacsLaw) -> dict[str, dict[s
 
 
 def power_law_json(law: PowerLaw, **at: float) -> dict[str, Any]:
+    """A one-dimensional law's part of fits.json; `at` says what was held fixed."""
     value: dict[str, Any] = {
         **at,
         "points": len(law.x),
@@ -265,7 +273,7 @@ def power_law_json(law: PowerLaw, **at: float) -> dict[str, Any]:
 def to_json(result: Analysis) -> dict[str, Any]:
     """fits.json: the parametric law at the top, the other approaches beside it."""
     cells, runs = result.cells, result.table.runs
-    at = optimum_at(REFERENCE_FLOPS, result.parametric, result.macs)
+    reference = reference_flops(cells)
     example = example_flops(result)
     isoflop = None
     if result.isoflop:
@@ -283,8 +291,9 @@ def to_json(result: Analysis) -> dict[str, Any]:
         isoflop = {**result.isoflop, "lines": lines, "left_out": left_out}
     return {
         **parametric_json(result.parametric),
-        "optimum": {"flops": REFERENCE_FLOPS, **at},
+        "optimum": {"flops": reference, **optimum_at(reference, result.parametric, result.macs)},
         "example": {"flops": example, **optimum_at(example, result.parametric, result.macs)},
+        "a_without_one_size": leave_one_size_out(result),
         "noise_matched": parametric_json(result.matched),
         "isoflop": isoflop,
         "frontier": result.frontier,
@@ -301,18 +310,36 @@ def to_json(result: Analysis) -> dict[str, Any]:
             "near_chance_left_out": result.n_near_chance,
             "noise": cells.noise if len(cells.residuals) else None,
             "bootstrap_draws": DRAWS,
+            "envelope_bootstrap_draws": ENVELOPE_DRAWS,
         },
     }
 
 
+def leave_one_size_out(result: Analysis) -> dict[str, float] | None:
+    """The least and largest exponent a when one size at a time is left out: how much hangs on a single width."""
+    found = []
+    for size in np.unique(result.cells.n_params):
+        kept = result.cells.without(result.cells.n_params == size)
+        try:
+            found.append(fit_parametric(kept, result.parametric.delta, result.macs, draws=2).value["a"])
+        except BadInput:  # too few cells remain
+            return None
+    return {"least": min(found), "largest": max(found)}
+
+
+def reference_flops(cells: Cells) -> float:
+    """The compute that the formulae are written around: the power of ten nearest to the middle of the runs'."""
+    return 10.0 ** round(float(np.log10(cells.flops).mean()))
+
+
 def example_flops(result: Analysis) -> float:
-    """The largest power of ten within the computes of the runs."""
+    """The largest power of ten that does not exceed the largest run's compute."""
     return 10.0 ** math.floor(math.log10(float(result.cells.flops.max())) + 1e-9)
 
 
-def number(value: float, digits: int = 3) -> str:
-    """A number as a person writes it: 12,300 or 0.0523 or 1.2e+11."""
-    if not math.isfinite(value):
+def number(value: float | None, digits: int = 3) -> str:
+    """A number as a person writes it: 12,300 or 0.0523 or 1.2e+11, and ? for one that is not known."""
+    if value is None or not math.isfinite(value):
         return "?"
     if abs(value) < 1e-6:
         return "0"
@@ -321,13 +348,14 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
-def span(item: dict[str, float], digits: int = 3) -> str:
+def span(item: Mapping[str, float | None], digits: int = 3) -> str:
+    """`value [low, high]`."""
     return f"{number(item['value'], digits)} [{number(item['lo95'], digits)}, {number(item['hi95'], digits)}]"
 
 
 def formulae(fits: dict[str, Any]) -> str:
     """The paragraph that ends a sweep, as Markdown: formulae, a worked example, the interval of each exponent."""
-    data, macs, example = fits["data"], fits["macs"], fits["example"]
+    data, macs, example, at = fits["data"], fits["macs"], fits["example"], fits["optimum"]
     seeds = f"{data['runs'] / data['cells']:.1f} seeds a cell" if data["runs"] > data["cells"] else "one seed a cell"
     noise = f", seed noise {100 * data['noise']:.1f}% of the loss" if data["noise"] else ""
     what = f" on {data['dataset']}" if data["dataset"] else ""
@@ -350,10 +378,10 @@ def formulae(fits: dict[str, Any]) -> str:
         "",
         f"**Optimal size and data at compute C** ({compute}):",
         "",
-        f"- N_opt(C) = {number(fits['optimum']['N']['value'])} (C / 1e10 FLOP)^{fits['a']['value']:.3f}, "
-        f"exponent {span(fits['a'])}, N_opt(1e10) {span(fits['optimum']['N'])} parameters",
-        f"- D_opt(C) = {number(fits['optimum']['D']['value'])} (C / 1e10 FLOP)^{fits['b']['value']:.3f}, "
-        f"exponent {span(fits['b'])}, D_opt(1e10) {span(fits['optimum']['D'])} samples",
+        f"- N_opt(C) = {number(at['N']['value'])} (C / {at['flops']:.0e} FLOP)^{fits['a']['value']:.3f}, "
+        f"exponent {span(fits['a'])}, at {at['flops']:.0e} FLOP {span(at['N'])} parameters",
+        f"- D_opt(C) = {number(at['D']['value'])} (C / {at['flops']:.0e} FLOP)^{fits['b']['value']:.3f}, "
+        f"exponent {span(fits['b'])}, at {at['flops']:.0e} FLOP {span(at['D'])} samples",
         *([] if plain else [f"- in multiply-adds an image: M_opt ~ C^{span(fits['a_macs'])}"]),
         "",
         f"Example: at C = {example['flops']:.0e} FLOP train {number(example['N']['value'])} parameters "
@@ -365,18 +393,21 @@ def formulae(fits: dict[str, Any]) -> str:
         *(f"| {name} | {span(a)} | {span(b) if b else ''} |" for name, a, b in rows),
     ]
     lines += ["", *_power_law_lines(fits)]
-    if fits["inflation"] > 1.05:
+    if fits["misfit_ratio"] > 1:
         lines += [
             "",
-            f"The cells lie {fits['inflation']:.1f} times further from the parametric law than the seeds' noise explains, "
-            "and its intervals are widened by that factor.",
+            f"The cells lie {fits['misfit_ratio']:.1f} times further from the parametric law than the seeds' noise explains. "
+            "Its intervals include this, as misses that all cells of a size share.",
         ]
+    if fits["a_without_one_size"]:
+        least, largest = (number(fits["a_without_one_size"][key]) for key in ("least", "largest"))
+        lines += ["", f"Without one size at a time, the parametric law's a lies between {least} and {largest}."]
     for item in (fits["isoflop"] or {}).get("left_out", []):
         lines += ["", f"IsoFLOP budget {item['flops']:.2g} left out: {item['reason']}."]
     return "\n".join(lines) + "\n"
 
 
-def _ab(part: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+def _ab(part: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return part["a"], part["b"]
 
 
@@ -412,8 +443,12 @@ def write_analysis(result: Analysis, folder: Path, title: str) -> None:
 def analyse_sweep(folder: Path, delta: float = 1e-3, chance_loss: float = CHANCE_LOSS) -> None:
     """Fit a sweep's runs.csv and write the results beside it."""
     table = read_table(folder / "runs.csv")
-    title = {"mnist": "MNIST", "mnist5k": "mnist5k (5,000 digits, a demonstration)"}.get(table.dataset, table.dataset)
-    write_analysis(analyse(table, delta, chance_loss), folder, title)
+    write_analysis(analyse(table, delta, chance_loss), folder, title_of(table.dataset))
+
+
+def title_of(dataset: str) -> str:
+    """What the figures call a data set."""
+    return {"mnist": "MNIST", "mnist5k": "mnist5k (5,000 digits, a demonstration)"}.get(dataset, dataset or "runs")
 
 
 def main() -> int:
@@ -426,16 +461,23 @@ def main() -> int:
         raise BadInput(f"--chance-loss must be positive, not {config.chance_loss}")
     project = results_folder(config.results_dir, "scaling_laws")
     if config.csv:
-        path = Path(config.csv)
-        table = read_table(path)
-        folder = project / check_name(config.name or f"fit-{path.stem}")
-        result = analyse(table, config.delta, config.chance_loss)
-        write_analysis(result, folder, path.stem)
+        source = Path(config.csv)
+        table, chance, title = read_table(source), config.chance_loss, source.stem
     else:
         folder = Path(config.runs) if config.runs else latest_run(project, "runs.csv", "tuning.csv")
-        if not (folder / "runs.csv").exists():
+        source = folder / "runs.csv"
+        if not source.exists():
             raise BadInput(f"{folder} has no runs.csv: name the folder of a finished sweep")
-        analyse_sweep(folder, config.delta, config.chance_loss or CHANCE_LOSS)
+        table, chance = read_table(source), config.chance_loss or CHANCE_LOSS
+        title = title_of(table.dataset)
+    if config.csv or config.name:
+        stem = (
+            re.sub(r"[^A-Za-z0-9._-]+", "-", source.stem if config.csv else source.parent.name).strip("-.") or "table"
+        )
+        folder = project / check_name(config.name or f"fit-{stem}")
+    else:
+        folder = source.parent
+    write_analysis(analyse(table, config.delta, chance), folder, title)
     print(f"written: {folder}")
     return 0
 

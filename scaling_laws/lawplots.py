@@ -47,15 +47,19 @@ def headroom(axes: Axes, share: float) -> None:
 
 
 def bars(axes: Axes, x: np.ndarray, y: np.ndarray, low: np.ndarray, high: np.ndarray, **style: Any) -> None:
+    """Points with their intervals as error bars."""
     errors = np.maximum(np.stack([y - low, high - y]), 0)
     axes.errorbar(x, y, errors, fmt="o", markersize=4, elinewidth=1, capsize=2, **style)
 
 
-def exponent_text(item: dict[str, float]) -> str:
-    return f"{item['value']:.2f} [{item['lo95']:.2f}, {item['hi95']:.2f}]"
+def exponent_text(item: dict[str, float | None]) -> str:
+    """`0.33 [0.29, 0.38]`."""
+    value, low, high = (f"{item[key]:.2f}" if item[key] is not None else "?" for key in ("value", "lo95", "hi95"))
+    return f"{value} [{low}, {high}]"
 
 
 def finish(figure: Figure, title: str, result: "Analysis", note: str = "") -> Figure:
+    """The title over all panels."""
     n, cells = len(result.table.runs.loss), len(result.cells.log_loss)
     told = [f"{title}: {n} runs in {cells} cells", "bars and bands: 95% intervals", note]
     figure.suptitle("; ".join(part for part in told if part), fontsize=10)
@@ -66,6 +70,7 @@ def finish(figure: Figure, title: str, result: "Analysis", note: str = "") -> Fi
 
 
 def draw_optimum(result: "Analysis", fits: dict[str, Any], title: str) -> Figure:
+    """The headline: IsoFLOP lines, and the optimal parameters and samples by each approach."""
     figure, axes = new_figure(3)
     _isoflop_panel(axes[0], result)
     flops = np.geomspace(result.cells.flops.min(), result.cells.flops.max(), 60)
@@ -84,13 +89,13 @@ def draw_optimum(result: "Analysis", fits: dict[str, Any], title: str) -> Figure
             c = np.array([line.flops for line in result.lines])
             index = 0 if key == "N" else 1
             points = np.exp([(line.log_n, line.log_d)[index] for line in result.lines])
-            low, high = np.percentile(np.exp([line.draws[:, index] for line in result.lines]), [2.5, 97.5], axis=1)
+            low, high = np.nanpercentile(np.exp([line.draws[:, index] for line in result.lines]), [2.5, 97.5], axis=1)
             bars(panel, c, points, low, high, color=ORANGE)
-            at = fits["isoflop"][f"{key}_at_1e10"]["value"]
+            at = fits["isoflop"][key]["value"]
             slope = fits["isoflop"][exponent]
             panel.plot(
                 flops,
-                at * (flops / 1e10) ** slope["value"],
+                at * (flops / fits["optimum"]["flops"]) ** slope["value"],
                 "--",
                 color=ORANGE,
                 label=f"IsoFLOP: {exponent} = {exponent_text(slope)}",
@@ -138,6 +143,7 @@ def _isoflop_panel(axes: Axes, result: "Analysis") -> None:
 
 
 def draw_power_laws(result: "Analysis", fits: dict[str, Any], title: str) -> Figure:
+    """Kaplan et al.\'s figure 1: loss against compute, parameters and samples; and the error rate."""
     figure, axes = new_figure(2, 2, width=4.4)
     runs = result.table.runs
     sizes = np.unique(runs.n_params)
@@ -216,6 +222,7 @@ def _law(axes: Axes, law: PowerLaw, color: Any, label: str, points: bool = True)
 
 
 def draw_parametric(result: "Analysis", fits: dict[str, Any], title: str) -> Figure:
+    """The parametric law over the cells, and its residuals."""
     figure, axes = new_figure(2, width=4.4, height=3.4)
     cells, value = result.cells, result.parametric.value
     law = [value[key] for key in ("E", "A", "B", "alpha", "beta")]

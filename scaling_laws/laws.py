@@ -5,20 +5,23 @@ D samples, and its loss the geometric mean over its seeds. Logarithms are natura
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import nnls
+from scipy.stats import f as f_distribution
 
 from common.errors import BadInput
 
 Array = NDArray[Any]
 Number = float | Array
 DRAWS = 1000  # bootstrap resamples
+ENVELOPE_DRAWS = 200  # of approach 1, which is slow
+WEBB = np.sqrt([0.5, 1.0, 1.5])[[0, 1, 2, 0, 1, 2]] * [1, 1, 1, -1, -1, -1]  # mean 0, variance 1
 SMALLEST_E = 1e-8  # in units of the smallest loss: log E stays finite where the data want none
 
 
@@ -57,6 +60,11 @@ class Cells:
     def noise(self) -> float:
         """Standard deviation over seeds of the log loss of a run, pooled over cells (nan with one seed per cell)."""
         return float(np.sqrt(np.mean(self.residuals**2))) if len(self.residuals) else math.nan
+
+    def without(self, mask: NDArray[np.bool_]) -> "Cells":
+        """The other cells; what is known of the noise stays."""
+        per_cell = ("n_params", "n_samples", "flops", "log_loss", "log_error", "seeds")
+        return replace(self, **{name: getattr(self, name)[~mask] for name in per_cell})
 
 
 def make_cells(runs: Runs, chance_loss: float | None = None) -> tuple[Cells, int]:
@@ -176,12 +184,11 @@ def minimise(x: Array, y: Array, theta: Array, delta: float, iterations: int = 3
     return theta, value
 
 
-def fit_power_sum(x: Array, y: Array, delta: float, noise: Array | None = None) -> tuple[Array, Array]:
-    """Fit log L = log(E + sum_j exp(c_j - g_j x_j)): x (K, J), y (K,) -> theta (1 + 2J,), bootstrap (draws, 1 + 2J).
+def fit_power_sum(x: Array, y: Array, delta: float) -> Array:
+    """Fit log L = log(E + sum_j exp(c_j - g_j x_j)): x (K, J), y (K,) -> theta (1 + 2J,) = (log E, c, g).
 
-    The fit starts from a grid of exponents, each with E and the amplitudes by non-negative least squares on relative
-    errors (variable projection). The bootstrap fits the fitted curve plus each row of `noise` (draws, K), starting
-    at the fit.
+    The search starts from a grid of exponents, each with E and the amplitudes by non-negative least squares on relative
+    errors (variable projection).
     """
     centre = x.mean(0)
     centred = x - centre
@@ -189,15 +196,20 @@ def fit_power_sum(x: Array, y: Array, delta: float, noise: Array | None = None) 
     theta, value = minimise(centred, np.broadcast_to(y, (len(starts), len(y))), starts, delta, iterations=60)
     best = np.argsort(value)[:4]  # polish the best few: a small delta makes the last digits slow
     theta, value = minimise(centred, np.broadcast_to(y, (len(best), len(y))), theta[best], delta, iterations=1000)
-    fitted = theta[int(np.argmin(value))][None]
-    samples = fitted
-    if noise is not None:
-        data = predict_log(fitted, centred) + noise
-        samples, _ = minimise(centred, data, np.repeat(fitted, len(data), 0), delta)
-    return _uncentre(fitted, centre)[0], _uncentre(samples, centre)
+    return _shift(theta[int(np.argmin(value))][None], centre)[0]
 
 
-def _uncentre(theta: Array, centre: Array) -> Array:
+def bootstrap_power_sum(theta: Array, x: Array, noise: Array, delta: float) -> Array:
+    """Fits (draws, 1 + 2J) of the fitted curve plus each row of `noise` (draws, K), each started at the fit."""
+    centre = x.mean(0)
+    start = _shift(theta[None], -centre)
+    data = predict_log(theta[None], x) + noise
+    samples, _ = minimise(x - centre, data, np.repeat(start, len(data), 0), delta)
+    return _shift(samples, centre)
+
+
+def _shift(theta: Array, centre: Array) -> Array:
+    """The same curves with x measured from `centre` lower: exp(c - g (x - centre)) = exp(c + g centre - g x)."""
     j = len(centre)
     out = theta.copy()
     out[:, 1 : 1 + j] += theta[:, 1 + j :] * centre
@@ -268,14 +280,16 @@ class Parametric:
     draws: dict[str, Array]
     delta: float
     misfit: float  # root mean square of the cells' residuals, with 5 degrees of freedom taken off
-    inflation: float  # how much wider than the seeds' noise the bootstrap's is, because the law misses the cells
+    misfit_ratio: float  # misfit over what the seeds' noise explains; 1 where that is all (F test at 5%)
 
 
 def fit_parametric(cells: Cells, delta: float, macs: MacsLaw, draws: int = DRAWS, seed: int = 0) -> Parametric:
     """Approach 3 of Hoffmann et al. 2022 (eq. 3): sum of Huber_delta over cells of log predicted minus log observed.
 
-    The interval's noise is the seeds', pooled, or the cells' distances from the fitted law where these are larger than
-    seeds explain. BadInput for fewer than 6 cells, or fewer than 3 sizes or numbers of samples.
+    The bootstrap fits the fitted law plus the seeds' noise. Where the law misses the cells by more than that, the rest
+    of the residuals is added as misses shared by all cells of a size: each size's own, times a random factor (wild
+    cluster bootstrap with the six-point weights of Webb 2014). BadInput for fewer than 6 cells, fewer than 3 sizes or
+    numbers of samples, or a loss that does not fall with both.
     """
     if len(cells.log_loss) < 6:
         raise BadInput(
@@ -285,26 +299,41 @@ def fit_parametric(cells: Cells, delta: float, macs: MacsLaw, draws: int = DRAWS
         if len(np.unique(values)) < 3:
             raise BadInput(f"the law needs at least 3 different {name}, and there are {len(np.unique(values))}")
     x = np.log(np.stack([cells.n_params, cells.n_samples], 1))
-    theta, _ = fit_power_sum(x, cells.log_loss, delta)
+    theta = fit_power_sum(x, cells.log_loss, delta)
+    for name, exponent in (("n_params", theta[3]), ("n_samples", theta[4])):
+        if exponent <= 0:
+            raise BadInput(f"the loss does not fall with {name}: there is no optimum at fixed compute")
     residual = cells.log_loss - predict_log(theta[None], x)[0]
     misfit = math.sqrt(float(np.sum(residual**2)) / (len(residual) - 5))
     rng = np.random.default_rng(seed)
+    ratio = 1.0
     if len(cells.residuals):
-        expected = cells.noise / math.sqrt(float(np.mean(cells.seeds)))
-        inflation = max(1.0, misfit / expected) if expected > 0 else 1.0
-        noise = noise_draws(cells.residuals, cells.seeds, draws, rng) * inflation
+        noise = noise_draws(cells.residuals, cells.seeds, draws, rng)
+        ratio = misfit_ratio(cells, misfit, 5)
+        if ratio > 1:
+            left = residual * math.sqrt((1 - 1 / ratio**2) * len(residual) / (len(residual) - 5))
+            size = np.unique(cells.n_params, return_inverse=True)[1].ravel()
+            noise += left * rng.choice(WEBB, (draws, size.max() + 1))[:, size]
     else:  # one seed per cell: all that is known of the noise is the distance from the law
-        inflation = 1.0
         noise = rng.choice(residual * math.sqrt(len(residual) / (len(residual) - 5)), (draws, len(residual)))
-    _, samples = fit_power_sum(x, cells.log_loss, delta, noise)
-    return Parametric(_named(theta[None], macs, 0), _named(samples, macs), delta, misfit, inflation)
+    samples = bootstrap_power_sum(theta, x, noise, delta)
+    value = {key: float(column[0]) for key, column in _named(theta[None], macs).items()}
+    return Parametric(value, _named(samples, macs), delta, misfit, ratio)
 
 
-def _named(theta: Array, macs: MacsLaw, row: int | None = None) -> dict:
+def misfit_ratio(cells: Cells, misfit: float, parameters: int) -> float:
+    """Misfit over the noise of the cells' means, or 1 where an F test at 5% sees no difference."""
+    expected = cells.noise * math.sqrt(float(np.mean(1 / cells.seeds)))
+    degrees = (len(cells.log_loss) - parameters, max(1, int(np.sum(cells.seeds - 1))))
+    ratio = misfit / max(expected, 1e-12)
+    return ratio if expected > 0 and ratio**2 > f_distribution.ppf(0.95, *degrees) else 1.0
+
+
+def _named(theta: Array, macs: MacsLaw) -> dict[str, Array]:
     e, a, b, alpha, beta = theta.T
-    a_opt, b_opt = optimum_exponents(alpha, beta, macs.p)
-    named = {"E": np.exp(e), "A": np.exp(a), "B": np.exp(b), "alpha": alpha, "beta": beta, "a": a_opt, "b": b_opt}
-    return {key: float(value[row]) for key, value in named.items()} if row is not None else named
+    falls = (alpha > 0) & (beta > 0)  # a draw without an optimum has no exponents
+    a_opt, b_opt = (np.where(falls, value, np.nan) for value in optimum_exponents(alpha, beta, macs.p))
+    return {"E": np.exp(e), "A": np.exp(a), "B": np.exp(b), "alpha": alpha, "beta": beta, "a": a_opt, "b": b_opt}
 
 
 # ---------------------------------------------------------------- IsoFLOP lines (approach 2) and the frontier (approach 1)
@@ -341,51 +370,68 @@ def fit_isoflop(cells: Cells, rows: NDArray[np.int64], noise: Array) -> IsoFlop 
 
     Approach 2 of Hoffmann et al. 2022. The window is a factor 4 of N to either side of the best cell: wider ones bend
     the vertex (Czech 2026). The best cell must not be the smallest or the largest, nor the vertex outside the window.
+    The bootstrap starts from a cubic through all cells of the budget, adds `noise` (draws, all cells), and does the
+    whole of this again, the choice of the window included; a draw that fails a rule is nan.
     """
     x, y = np.log(cells.n_params[rows]), cells.log_loss[rows]
-    best = int(np.argmin(y))
     flops = float(np.exp(np.log(cells.flops[rows]).mean()))
+    best = int(np.argmin(y))
+    window = _window(x, best)
     if best in (0, len(rows) - 1):
         return "the best size is at the edge"
-    window = np.flatnonzero(np.abs(x - x[best]) <= math.log(4) + 1e-9)
     if len(window) < 4:
         return "fewer than 4 sizes within a factor 4 of the best"
-    vertices, coefficients = _vertices(x[window], y[None, window])
-    if coefficients[0, 0] <= 0:
-        return "its parabola opens downwards"
-    if not x[window][0] < vertices[0, 0] < x[window][-1]:
-        return "its vertex is outside the sizes"
+    vertices, coefficients = parabola_vertices(x[window], y[None, window])
+    if not np.isfinite(vertices[0, 0]):
+        return "its parabola has no minimum within the sizes"
     log_m = np.log(cells.flops[rows] / 6 / cells.n_samples[rows])  # multiply-adds, exact at the cells
 
     def with_samples(vertex: Array) -> Array:
         log_d = math.log(flops / 6) - np.interp(vertex[:, 0], x, log_m)
         return np.stack([vertex[:, 0], log_d, vertex[:, 1]], 1)
 
-    draws, _ = _vertices(x[window], y[window] + noise[:, rows[window]])
+    smooth = np.polyval(np.polyfit(x - x.mean(), y, 3), x - x.mean()) if len(rows) > 4 else y
+    data = smooth + noise[:, rows]
+    draws = np.full((len(data), 2), np.nan)
+    for again in range(1, len(rows) - 1):
+        chosen = np.flatnonzero(data.argmin(1) == again)
+        near = _window(x, again)
+        if len(chosen) and len(near) >= 4:
+            draws[chosen] = parabola_vertices(x[near], data[chosen][:, near])[0]
     log_n, log_d, log_loss = with_samples(vertices)[0]
     return IsoFlop(flops, rows, window, coefficients[0], log_n, log_d, log_loss, with_samples(draws))
 
 
-def _vertices(x: Array, y: Array) -> tuple[Array, Array]:
-    """Vertices (B, 2) of the parabolas through x (K,), y (B, K), kept inside the range of x, and coefficients (B, 3)."""
+def _window(x: Array, best: int) -> NDArray[np.int64]:
+    return np.flatnonzero(np.abs(x - x[best]) <= math.log(4) + 1e-9)
+
+
+def parabola_vertices(x: Array, y: Array) -> tuple[Array, Array]:
+    """Vertices (B, 2) of the least-squares parabolas through x (K,), y (B, K), and their coefficients (B, 3).
+
+    A vertex is nan where the parabola opens downwards or its minimum is outside x.
+    """
     centre = x.mean()
-    design = np.vander(x - centre, 3)
-    c = np.linalg.lstsq(design, y.T, rcond=None)[0].T  # (B, 3)
+    c = np.linalg.lstsq(np.vander(x - centre, 3), y.T, rcond=None)[0].T  # (B, 3), highest power first
     with np.errstate(divide="ignore", invalid="ignore"):
         place = -c[:, 1] / (2 * c[:, 0])
-    ends = np.array([x[0], x[-1]]) - centre
-    height = lambda at: c[:, 0] * at**2 + c[:, 1] * at + c[:, 2]  # noqa: E731
-    lower_end = np.where(height(ends[0]) < height(ends[1]), ends[0], ends[1])
-    place = np.clip(np.where(c[:, 0] > 0, place, lower_end), *ends)
+    inside = (c[:, 0] > 0) & (place > x.min() - centre) & (place < x.max() - centre)
+    place = np.where(inside, place, np.nan)
+    height = c[:, 0] * place**2 + c[:, 1] * place + c[:, 2]
     shifted = np.stack([c[:, 0], c[:, 1] - 2 * c[:, 0] * centre, c[:, 2] - c[:, 1] * centre + c[:, 0] * centre**2], 1)
-    return np.stack([place + centre, height(place)], 1), shifted
+    return np.stack([place + centre, height], 1), shifted
 
 
 def weighted_line(x: Array, y: Array, weight: Array) -> tuple[Array, Array]:
-    """Intercepts and slopes (B,) of weighted least squares: x (K,), y (B, K), weight (K,)."""
-    w = weight / weight.sum()
-    mean_x, mean_y = (w * x).sum(), y @ w
-    slope = ((y - mean_y[:, None]) * (w * (x - mean_x))).sum(1) / (w * (x - mean_x) ** 2).sum()
+    """Intercepts and slopes (B,) of weighted least squares: x (K,), y (B, K), weight (K,). A nan in y is left out."""
+    w = np.where(np.isfinite(y), weight, 0.0)
+    y = np.where(np.isfinite(y), y, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        w = w / w.sum(1, keepdims=True)
+        mean_x, mean_y = (w * x).sum(1), (w * y).sum(1)
+        away = x - mean_x[:, None]
+        slope = (w * away * (y - mean_y[:, None])).sum(1) / (w * away**2).sum(1)
+    slope = np.where((w > 0).sum(1) >= 2, slope, np.nan)
     return mean_y - slope * mean_x, slope
 
 
@@ -397,7 +443,9 @@ def optimum_line(lines: list[IsoFlop], column: int) -> tuple[float, float, Array
     log_c = np.log([line.flops for line in lines])
     points = np.array([[(line.log_n, line.log_d)[column] for line in lines]])
     draws = np.stack([line.draws[:, column] for line in lines], 1)
-    variance = draws.var(0)
+    variance = np.array(
+        [np.nanvar(draws[:, i]) if np.isfinite(draws[:, i]).any() else np.inf for i in range(len(lines))]
+    )
     floor = max(float(np.median(variance)) / 10, 1e-12)
     weight = 1 / np.maximum(variance, floor)
     intercept, slope = weighted_line(log_c, points, weight)
@@ -432,7 +480,7 @@ def envelope(cells: Cells, log_loss: Array, points: int = 300) -> tuple[Array, A
     return grid[keep], np.log(sizes[winner[keep]]), curves.min(0)[keep]
 
 
-def envelope_exponent(cells: Cells, noise: Array, draws: int = 200) -> tuple[float, Array]:
+def envelope_exponent(cells: Cells, noise: Array, draws: int = ENVELOPE_DRAWS) -> tuple[float, Array]:
     """Exponent a of the frontier's N_opt ~ C^a and its bootstrap draws (nan where a draw has no frontier)."""
 
     def exponent(log_loss: Array) -> float:
@@ -461,18 +509,35 @@ class PowerLaw:
 
 
 def fit_power_law(x: Array, log_loss: Array, noise: Array, delta: float) -> PowerLaw:
-    """Fit both forms to points (K,) whose log losses carry `noise` (draws, K)."""
+    """Fit both forms to points (K,) whose log losses carry `noise` (draws, K).
+
+    Where a form misses the points by more than the noise explains, its bootstrap's noise is that much larger.
+    """
     log_x = np.log(x)
+    spread = math.sqrt(float(noise.var(0).mean()))
+
+    def inflated(residual: Array, parameters: int) -> Array:
+        if len(residual) <= parameters or spread == 0:
+            return noise
+        return noise * max(1.0, math.sqrt(float(np.sum(residual**2)) / (len(residual) - parameters)) / spread)
+
     intercept, slope = weighted_line(log_x, log_loss[None], np.ones(len(x)))
-    intercepts, slopes = weighted_line(log_x, log_loss + noise, np.ones(len(x)))
-    free = fit_power_sum(log_x[:, None], log_loss, delta, noise) if len(x) >= 5 else None
-    low, high = np.exp(log_loss + np.percentile(noise, [2.5, 97.5], axis=0))
+    line = intercept + slope * log_x
+    intercepts, slopes = weighted_line(log_x, line + inflated(log_loss - line, 2), np.ones(len(x)))
+    free = None
+    if len(x) >= 5:
+        theta = fit_power_sum(log_x[:, None], log_loss, delta)
+        residual = log_loss - predict_log(theta[None], log_x[:, None])[0]
+        free = theta, bootstrap_power_sum(theta, log_x[:, None], inflated(residual, 3), delta)
+    low, high = np.exp(log_loss + np.nanpercentile(noise, [2.5, 97.5], axis=0))
     scale = (float(np.exp(intercept[0])), np.exp(intercepts))
     return PowerLaw(x, np.exp(log_loss), low, high, (-float(slope[0]), -slopes), scale, free)
 
 
-def interval(draws: Array, value: float, transform: Callable[[Array], Array] = lambda x: x) -> dict[str, float]:
-    """`value` with the 2.5% and 97.5% points of its bootstrap draws."""
-    finite = transform(draws[np.isfinite(draws)])
-    low, high = np.percentile(finite, [2.5, 97.5]) if len(finite) > 20 else (math.nan, math.nan)
+def interval(draws: Array, value: float) -> dict[str, Any]:
+    """`value` with the 2.5% and 97.5% points of its finite bootstrap draws; None where there are too few of them."""
+    finite = draws[np.isfinite(draws)]
+    if len(finite) < max(20, len(draws) / 2):
+        return {"value": value, "lo95": None, "hi95": None}
+    low, high = np.percentile(finite, [2.5, 97.5])
     return {"value": value, "lo95": float(low), "hi95": float(high)}

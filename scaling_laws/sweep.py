@@ -4,8 +4,9 @@
 
 trains more than a hundred small conv nets, each on its own number of transformed digits seen once, and ends in formulae
 for the optimal model size and data size at a given compute. About 4 minutes on two CPU cores (`--preset quick`: under
-one); expect N_opt to grow roughly like C^0.5. Everything is in the folder that it prints: runs.csv (one row per run),
-fits.json, formulae.md and the figures. The same command again skips what is done.
+one). Expect N_opt ~ C^0.33 and D_opt ~ C^0.45: since multiply-adds grow like N^1.7, compute is split about evenly, as in
+Hoffmann et al. Everything is in the folder that it prints: runs.csv (one row per run), fits.json, formulae.md and the
+figures. The same command again skips what is done.
 
 Three one-line changes to try:
   --dropout 0.2           Hilton's question: does dropout change the exponents? Expect higher losses everywhere.
@@ -92,7 +93,7 @@ class Config:
     row_halvings: tuple[int, ...] = (0, 1, 2, 3, 4)
     """the numbers of samples of these rows: 55,000 / 2^j"""
     column_halvings: tuple[int, ...] = (1,)
-    """numbers of samples, 55,000 / 2^j, at which all widths up to the largest row are run, L(N)"""
+    """numbers of samples, 55,000 / 2^j, at which all widths are run, L(N)"""
     seeds: int = 3
     """runs per cell, with other weights, order and subset"""
     dropout: float = 0.0
@@ -183,17 +184,33 @@ def grid(config: Config) -> list[Cell]:
     return list(first.values())
 
 
-def fit_into(cells: list[Cell], config: Config, seconds: Callable[[Cell], float], workers: int) -> list[Cell]:
-    """Drop the largest IsoFLOP budgets until the expected wall-clock fits `--minutes`; BadInput if none does."""
-    if config.minutes is None:
-        return cells
+def fit_into(cells: list[Cell], minutes: float | None, seconds: Callable[[Cell], float], other: float) -> list[Cell]:
+    """Drop the largest IsoFLOP budgets until the expected wall-clock fits `minutes`; BadInput if none does.
+
+    `seconds` is the wall-clock that a cell adds, `other` that of all else.
+    """
     kept = sorted({cell.budget for cell in cells if math.isfinite(cell.budget)})
-    while sum(seconds(cell) for cell in cells) / workers + OVERHEAD_SECONDS > 60 * config.minutes:
+    while minutes is not None and sum(map(seconds, cells)) + other > 60 * minutes:
         if len(kept) < 2:
-            raise BadInput(f"--minutes {config.minutes:g} is too short for the smallest budget and the rows")
+            raise BadInput(f"--minutes {minutes:g} is too short for the smallest budget and the rows")
         largest = kept.pop()
         cells = [cell for cell in cells if cell.budget != largest]
     return cells
+
+
+def tuning_points(config: Config, largest: int) -> tuple[list[tuple[Cell, float]], list[int]]:
+    """Cells and rates of the learning-rate search, or of the check at one width, and their seeds.
+
+    The check is at 20,000 samples, or at the `largest` number of the grid where that is less.
+    The seeds are far from the sweep's: the rate is not chosen on the runs that it is then used for.
+    """
+    if config.tuning == "check":
+        cell = Cell("tune", CHECK_WIDTH, min(CHECK_SAMPLES, largest))
+        points, n_seeds = [(cell, lr) for lr in check_points(learning_rate(cell.width, cell.n_samples))], CHECK_SEEDS
+    else:
+        cells = [Cell("tune", width, n_samples) for width in SEARCH_WIDTHS for n_samples in SEARCH_SAMPLES]
+        points, n_seeds = [(cell, lr) for cell in cells for lr in search_points()], SEARCH_SEEDS
+    return points, [config.seed + 1000 + s for s in range(n_seeds)]
 
 
 # ---------------------------------------------------------------- running it
@@ -202,10 +219,12 @@ def fit_into(cells: list[Cell], config: Config, seconds: Callable[[Cell], float]
 class Sweep:
     """The pool, the folder and the constants that every job of a sweep shares."""
 
-    def __init__(self, config: Config, pool: Pool, workers: int, folder: Path, mnist: Mnist, device: str):
+    def __init__(
+        self, config: Config, pool: Pool, workers: int, folder: Path, digits: Path, pool_size: int, device: str
+    ):
         self.config, self.pool, self.workers, self.device = config, pool, workers, device
         self.folder, self.cells = folder, folder / "cells"
-        self.digits, self.pool_size = prepare(mnist), len(mnist.pool_images)
+        self.digits, self.pool_size = digits, pool_size
         self.seeds = list(range(config.seed, config.seed + (config.seeds if config.width is None else 1)))
         self.speed: dict[tuple[int, int, int], float] = {}
         self.failed: list[str] = []
@@ -233,9 +252,13 @@ class Sweep:
             jobs.append(Job(key, train_cell, arguments))
         return jobs
 
-    def measure_speeds(self, cells: list[Cell]) -> None:
+    def members(self, cell: Cell, seeds: list[int]) -> int:
+        """How many nets of the cell train side by side."""
+        return len(seeds) if seeds_together(cell.width, cell.batch, self.device) else 1
+
+    def measure_speeds(self, cells: list[tuple[Cell, list[int]]]) -> None:
         """Images per second by (width, batch, members), measured once per folder; the plan's estimates rest on it."""
-        needed = {(cell.width, cell.batch, self.members(cell)) for cell in cells}
+        needed = {(cell.width, cell.batch, self.members(cell, seeds)) for cell, seeds in cells}
         names = ("width", "batch", "members")
         jobs = [
             Job(f"w{w}-b{b}-m{m}", measure_speed, {**dict(zip(names, (w, b, m), strict=True)), "device": self.device})
@@ -247,13 +270,10 @@ class Sweep:
             key = (end.result["width"], end.result["batch_size"], end.result["members"])
             self.speed[key] = end.result["images_per_second"]
 
-    def members(self, cell: Cell) -> int:
-        return len(self.seeds) if seeds_together(cell.width, cell.batch, self.device) else 1
-
-    def seconds(self, cell: Cell) -> float:
-        """Expected seconds of a worker for all seeds of a cell: training, the test (a third of it per image), rest."""
-        speed = self.speed[cell.width, cell.batch, self.members(cell)]
-        return len(self.seeds) * ((cell.n_samples + 10_000 / 3) / speed + 0.02)
+    def seconds(self, cell: Cell, seeds: list[int]) -> float:
+        """Expected seconds of a worker for these seeds of a cell: training, the test (a third of it per image), rest."""
+        speed = self.speed[cell.width, cell.batch, self.members(cell, seeds)]
+        return len(seeds) * ((cell.n_samples + 10_000 / 3) / speed + 0.02)
 
     def make_copies(self, n_samples: int) -> None:
         """Make the transformed copies that the largest run needs; every worker makes whole ones."""
@@ -287,22 +307,14 @@ class Sweep:
                 bar.set_postfix_str(f"width {row['width']}, {row['n_samples']:,} samples, {told}", refresh=False)
         return rows
 
-    def tune(self) -> list[dict[str, Any]]:
-        """Rows of the learning-rate search, or of the check at one width: all on the tuning set, none on the test set."""
-        if self.config.tuning == "check":
-            points = [
-                (CHECK_WIDTH, CHECK_SAMPLES, lr) for lr in check_points(learning_rate(CHECK_WIDTH, CHECK_SAMPLES))
-            ]
-            n_seeds = CHECK_SEEDS
-        else:
-            points = [(width, n, lr) for width in SEARCH_WIDTHS for n in SEARCH_SAMPLES for lr in search_points()]
-            n_seeds = SEARCH_SEEDS
-        # Seeds far from the sweep's: the rate is not chosen on the runs that it is then used for.
-        seeds = [self.config.seed + 1000 + s for s in range(n_seeds)]
-        jobs = [job for w, n, lr in points for job in self.jobs(Cell("tune", w, n), lr, seeds, "tune")]
-        rows = self.run(
-            jobs, [job.arguments["n_samples"] * len(job.arguments["seeds"]) for job in jobs], "learning rate"
-        )
+    def tune(self, points: list[tuple[Cell, float]], seeds: list[int]) -> list[dict[str, Any]]:
+        """Rows of the learning-rate search or check: all on the tuning set, none on the test set."""
+        jobs, seconds = [], []
+        for cell, lr in points:
+            added = self.jobs(cell, lr, seeds, "tune")
+            jobs += added
+            seconds += [self.seconds(cell, seeds) / len(added)] * len(added)
+        rows = self.run(jobs, seconds, "learning rate")
         return sorted(rows, key=lambda row: (row["width"], row["n_samples"], row["seed"], row["lr"]))
 
     def train(self, cells: list[Cell], rule: tuple[float, float, float] | None) -> list[dict[str, Any]]:
@@ -311,7 +323,7 @@ class Sweep:
         for cell in cells:
             added = self.jobs(cell, learning_rate(cell.width, cell.n_samples, *(rule or ())), self.seeds)
             jobs += added
-            seconds += [self.seconds(cell) / len(added)] * len(added)
+            seconds += [self.seconds(cell, self.seeds) / len(added)] * len(added)
         budgets = {(cell.width, cell.n_samples): cell.budget for cell in cells}
 
         def place(row: dict[str, Any]) -> tuple:
@@ -323,22 +335,21 @@ class Sweep:
 # ---------------------------------------------------------------- what the user reads
 
 
-def print_plan(sweep: Sweep, cells: list[Cell], folder: Path, threads: int) -> None:
-    done = [
-        cell
-        for cell in cells
-        if all((sweep.cells / f"{job.key}.json").exists() for job in sweep.jobs(cell, 0, sweep.seeds))
-    ]
+def print_plan(sweep: Sweep, cells: list[Cell], extra_seconds: float, threads: int) -> None:
+    """How many runs, how many of them are done, and how long the rest will take."""
+    finished = {path.stem for path in sweep.cells.glob("*.json")}
+    left = [cell for cell in cells if any(job.key not in finished for job in sweep.jobs(cell, 0, sweep.seeds))]
     n = len(sweep.seeds)
-    left = sum(sweep.seconds(cell) for cell in cells if cell not in done) / sweep.workers
+    seconds = sum(sweep.seconds(cell, sweep.seeds) for cell in left) / sweep.workers + (extra_seconds if left else 0)
     flops = n * sum(training_flops(cell.width, cell.n_samples) for cell in cells)
     print(
-        f"plan: {n * len(cells)} runs, {n * len(done)} done, {flops:.2e} FLOP, about {left / 60:.1f} min left with "
-        f"{sweep.workers} x {threads} threads\nresults: {shown(folder)}"
+        f"plan: {n * len(cells)} runs, {n * (len(cells) - len(left))} done, {flops:.2e} FLOP, about "
+        f"{seconds / 60:.1f} min left with {sweep.workers} x {threads} threads\nresults: {shown(sweep.folder)}"
     )
 
 
 def print_tuning(rows: list[dict[str, Any]]) -> None:
+    """The best rate of each tuning cell, and whether it lies inside the searched range."""
     for cell in optima(rows):
         same = [row for row in rows if (row["width"], row["n_samples"]) == (cell["width"], cell["n_samples"])]
         lrs = sorted({row["lr"] for row in same})
@@ -368,58 +379,77 @@ def end(run: Run, sweep: Sweep, **summary: Any) -> int:
     return 1
 
 
+def open_run(config: Config, mnist: Mnist, digits: Path, device: str) -> Run:
+    """The run folder, whose name and config.json depend on all that changes the numbers: settings, data, code."""
+    names = ["convnet.py", "digits.py", "trainer.py", *(["tuning.py"] if config.tuning != "check" else [])]
+    kept = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in NOT_IN_HASH}
+    sources = source_hash(*(HERE / name for name in names))[:16]
+    identity = {**kept, "dataset": mnist.name, "data": digits.name, "device": device, "sources": sources}
+    task = config.preset if config.width is None else "single"
+    name = check_name(config.name or f"{task}-{short_hash(identity)}-s{config.seed}")
+    folder = results_folder(config.results_dir, "scaling_laws") / name
+    return Run(folder, identity, device, asdict(config), exclusive=False)
+
+
+def report(rows: list[dict[str, Any]], folder: Path, single: bool) -> None:
+    """runs.csv, and the laws of a sweep or the loss of a single run."""
+    write_csv(folder / "runs.csv", rows)
+    if single:
+        row = rows[0]
+        size = f"width {row['width']} ({row['n_params']:,} parameters), {row['n_samples']:,} samples, {row['flops']:.2e} FLOP"
+        print(f"{size}: test loss {row['test_loss'] or math.nan:.4f} nats, accuracy {row['test_accuracy']:.4f} (n = 1)")
+        return
+    import fit  # here, because the workers import this file too and need no figures
+
+    try:
+        fit.analyse_sweep(folder)
+    except BadInput as error:  # a grid that the user made too small; its runs are there all the same
+        print(f"no laws from these runs: {error}")
+
+
 def main() -> int:
+    """Plan, copies, learning rate, runs, laws."""
     started = time.perf_counter()
     config = parse(Config, PRESETS, description=__doc__ or "")
     check(config)
-    widths = (*config.widths, *config.row_widths) if config.width is None else (config.width,)
-    device, reason = choose_device(config.device, tiny=max(widths) <= 32)
+    cells = grid(config)
+    if not cells:
+        raise BadInput("no cell of the grid lies within --min-samples and --max-samples")
+    device, reason = choose_device(config.device, tiny=max(cell.width for cell in cells) <= 32)
     print(f"device: {device} ({reason})")
     mnist = load_mnist(data_root(config.data_dir), config.dataset)
     if mnist.notice:
         print(f"NOTE: {mnist.notice}")
-    sources = source_hash(*(HERE / name for name in ("convnet.py", "digits.py", "trainer.py")))
-    kept = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in NOT_IN_HASH}
-    identity = {**kept, "dataset": mnist.name, "device": device.type, "sources": sources[:16]}
-    task = config.preset if config.width is None else "single"
-    name = check_name(config.name or f"{task}-{short_hash(identity)}-s{config.seed}")
-    folder = results_folder(config.results_dir, "scaling_laws") / name
-    run = Run(folder, identity, device.type, asdict(config), exclusive=False)
-
+    check_name(config.name or "default")
+    digits = prepare(mnist)
+    run = open_run(config, mnist, digits, device.type)
     workers = config.workers or (available_cores() if device.type == "cpu" else 1)
     threads = max(1, available_cores() // workers)
     with Pool(workers, start_worker, (threads,)) as pool:
-        sweep = Sweep(config, pool, workers, folder, mnist, str(device))
-        cells, rule = grid(config), None
-        sweep.measure_speeds(cells)
-        cells = fit_into(cells, config, sweep.seconds, workers)
-        print_plan(sweep, cells, folder, threads)
-        sweep.make_copies(max(cell.n_samples for cell in cells))
-        if config.width is None:
-            sweep.make_copies(max(SEARCH_SAMPLES) if config.tuning != "check" else CHECK_SAMPLES)
-            tuning = sweep.tune()
-            write_csv(folder / "tuning.csv", tuning)
+        sweep = Sweep(config, pool, workers, run.folder, digits, len(mnist.pool_images), str(device))
+        largest = max(cell.n_samples for cell in cells)
+        points, tuning_seeds = tuning_points(config, largest) if config.width is None else ([], [])
+        cells = [] if config.tuning == "only" else cells
+        sweep.measure_speeds([(cell, sweep.seeds) for cell in cells] + [(cell, tuning_seeds) for cell, _ in points])
+        other = OVERHEAD_SECONDS if config.width is None else 0
+        other += sum(sweep.seconds(cell, tuning_seeds) for cell, _ in points) / workers
+        cells = fit_into(cells, config.minutes, lambda cell: sweep.seconds(cell, sweep.seeds) / workers, other)
+        print_plan(sweep, cells, other, threads)
+        sweep.make_copies(max(cell.n_samples for cell in cells + [cell for cell, _ in points]))
+        rule = None
+        if points:
+            tuning = sweep.tune(points, tuning_seeds)
+            write_csv(run.folder / "tuning.csv", tuning)
             print_tuning(tuning)
-            if config.tuning != "check":
+            if config.tuning != "check" and not sweep.failed:
                 rule = lr_rule(tuning)
                 print(f"rule: lr = {rule[0]:.5f} (8 / width)^{rule[1]:.3f} (20,000 / n_samples)^{rule[2]:.3f}")
-            if config.tuning == "only":
+            if config.tuning == "only" or (config.tuning == "full" and sweep.failed):
                 return end(run, sweep, lr_rule=rule)
         rows = [{**row, "dataset": mnist.name} for row in sweep.train(cells, rule)]
     if rows:
-        write_csv(folder / "runs.csv", rows)
-    if config.width is None and rows:
-        import fit  # here, because the workers import this file too and need no figures
-
-        try:
-            fit.analyse_sweep(folder)
-        except BadInput as error:  # a grid that the user made too small; its runs are there all the same
-            print(f"no laws from these runs: {error}")
-    elif rows:
-        row = rows[0]
-        size = f"width {row['width']} ({row['n_params']:,} parameters), {row['n_samples']:,} samples, {row['flops']:.2e} FLOP"
-        print(f"{size}: test loss {row['test_loss'] or math.nan:.4f} nats, accuracy {row['test_accuracy']:.4f} (n = 1)")
-    print(f"{len(rows)} runs, {time.perf_counter() - started:.0f} s in all; {shown(folder)}")
+        report(rows, run.folder, single=config.width is not None)
+    print(f"{len(rows)} runs, {time.perf_counter() - started:.0f} s in all; {shown(run.folder)}")
     return end(run, sweep, runs=len(rows), diverged=sum(row["status"] != "ok" for row in rows))
 
 

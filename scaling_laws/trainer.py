@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.device import configure_cpu, keep_freed_memory, synchronize
+from common.errors import BadInput
 from common.run import load_checkpoint, save_checkpoint
 from convnet import ConvNet, macs_per_image, n_params, training_flops
 from digits import gather, normalise, open_digits, training_order
@@ -41,7 +42,7 @@ def start_worker(threads: int) -> None:
 def batch_size(n_samples: int) -> int:
     """4 … 64, close to 12 sqrt(n_samples / 10,000).
 
-    A short run needs its steps: at 1,719 samples batch 64 has three to four times the loss of batch 4, while at 110,000
+    A short run needs its steps: at 1,719 samples batch 64 has about four times the loss of batch 4, while at 110,000
     samples it loses nothing (results/reference/scaling_laws/tuning/batch.csv). With one batch size for all, the
     exponent of the data would be an exponent of optimisation steps.
     """
@@ -71,7 +72,7 @@ def schedule(fraction: float) -> float:
 
 
 def run_generator(*key: int) -> torch.Generator:
-    """Independent random numbers for each run: neither two seeds nor two cells of one seed share any."""
+    """Random numbers of a run's weights, order and subset: neither two seeds nor two cells of one seed share any."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
 
@@ -137,6 +138,7 @@ def train_cell(
 
 
 def finite(value: float) -> float | None:
+    """The value, or None for nan and infinity, which JSON does not have."""
     return value if math.isfinite(value) else None
 
 
@@ -188,6 +190,7 @@ def train(
         # Asking for a number waits for an accelerator, so this is done rarely.
         if step % CHECK_STEPS == CHECK_STEPS - 1:
             if not bool(losses.isfinite().any()):
+                late = late + math.nan
                 break
             if checkpoint and time.perf_counter() - saved > CHECKPOINT_SECONDS:
                 saved = time.perf_counter()
@@ -214,7 +217,11 @@ def _resume(path: Path | None, net: ConvNet, optimizer: torch.optim.Optimizer) -
     device = net.conv1.weight.device
     if path is None or not path.exists():
         return 0, 0.0, torch.zeros(net.members, device=device)
-    state = load_checkpoint(path)
+    try:
+        state = load_checkpoint(path)
+    except BadInput:  # damaged since it was written: the run starts again
+        path.unlink()
+        return 0, 0.0, torch.zeros(net.members, device=device)
     net.load_state_dict(state["net"])
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["rng"])

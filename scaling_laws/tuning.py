@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from common.errors import BadInput
+
 FACTOR = 2.0  # between neighbouring rates of a search
 CHECK_WIDTH, CHECK_SAMPLES, CHECK_SEEDS = 6, 20_000, 2
 SEARCH_WIDTHS, SEARCH_SAMPLES, SEARCH_SEEDS = (2, 4, 8, 16), (4_000, 16_000, 64_000), 3
@@ -56,6 +58,8 @@ def optima(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def lr_rule(rows: list[dict[str, Any]]) -> tuple[float, float, float]:
     """(LR0, q, r) of lr = LR0 (8 / width)^q (20,000 / n_samples)^r: least squares through the interior optima in logs."""
     inside = [cell for cell in optima(rows) if cell["interior"]]
+    if len(inside) < 3:
+        raise BadInput(f"the learning-rate search found {len(inside)} optima inside its range; the rule needs 3")
     y = np.log([cell["lr"] for cell in inside])
     x = np.array([[1.0, math.log(8 / cell["width"]), math.log(20_000 / cell["n_samples"])] for cell in inside])
     (log_lr0, q, r), *_ = np.linalg.lstsq(x, y, rcond=None)

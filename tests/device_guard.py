@@ -1,6 +1,7 @@
 """What stands in for a Mac in the tests: a mode in which any float64 tensor is an error, as it is on MPS.
 
-A script joins with one line: `with no_float64(): main_of_the_script()` on its tiny configuration.
+A script joins with one line: `with no_float64():` around its training in this process, on a tiny configuration (the
+mode does not reach worker processes, so a sweep's script guards the function that its workers call).
 """
 
 from typing import Any

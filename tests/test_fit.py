@@ -109,6 +109,11 @@ BAD = {
     "short row": ("n_params,n_samples,loss\n1,2\n", "line 2: loss is None"),
     "no rows": ("n_params,n_samples,loss\n", "has no runs"),
     "few rows": ("n_params,n_samples,loss\n1,2,1\n2,3,1\n3,4,1\n", "at least 6 cells"),
+    "accuracy": ("n_params,n_samples,loss,test_accuracy\n1,2,1,high\n", "test_accuracy is 'high', not a number"),
+    "accuracy above 1": (
+        "n_params,n_samples,loss,test_accuracy\n1,2,1,97\n",
+        "test_accuracy is 97; it must be from 0 to 1",
+    ),
     "binary": (b"\xff\xfe\x00\x01", "is not a CSV file"),
 }
 
@@ -148,6 +153,24 @@ def test_bad_arguments_get_one_sentence(arguments, tmp_path, monkeypatch, capsys
     told = capsys.readouterr().err
     assert told.startswith("error: ")
     assert told.count("\n") == 1
+
+
+def test_a_table_from_a_spreadsheet_with_a_space_in_its_name(tmp_path, monkeypatch, capsys):
+    path = write_table(tmp_path / "my runs.csv", table())
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # the mark with which spreadsheets begin UTF-8
+    assert run_fit(monkeypatch, "--csv", str(path), "--results-dir", str(tmp_path / "r")) == 0
+    assert (tmp_path / "r/scaling_laws/fit-my-runs/fits.json").exists()
+
+
+def test_a_sweep_is_fitted_elsewhere_under_a_name(tmp_path, monkeypatch, capsys):
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    path = write_table(sweep / "runs.csv", table())
+    before = sorted(sweep.iterdir())
+    arguments = ("--runs", str(path.parent), "--name", "other", "--delta", "0.03", "--results-dir", str(tmp_path / "r"))
+    assert run_fit(monkeypatch, *arguments) == 0
+    assert json.loads((tmp_path / "r/scaling_laws/other/fits.json").read_text())["delta"] == 0.03
+    assert sorted(sweep.iterdir()) == before
 
 
 def test_earlier_results_survive_a_bad_table(tmp_path, monkeypatch, capsys):

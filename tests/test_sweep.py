@@ -4,7 +4,7 @@ import csv
 import errno
 import json
 import os
-import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,23 +139,54 @@ def test_two_sweeps_share_the_work(place):
     first, second = start(*FEW), start(*FEW)
     results = [finish(process) for process in (first, second)]
     assert [code for code, *_ in results] == [0, 0], results
-    assert len(rows()) == len({(row["width"], row["n_samples"], row["seed"]) for row in rows()})
-    # each cell was trained by one of them: every checkpoint, lock and error is gone, and both saw all rows
-    assert all(f"{len(rows())} runs," in out for _, out, _ in results)
+    n = len(rows())
+    assert all(f"{n} runs," in out for _, out, _ in results)
+    cells = Path("results/scaling_laws/tiny/cells")
+    assert {path.suffix for path in cells.iterdir()} == {".json"}
+    assert n == sum(len(json.loads(path.read_text())["rows"]) for path in cells.glob("[!t]*.json"))
+
+
+def test_other_data_is_another_run(place, monkeypatch):
+    command = [
+        sys.executable,
+        str(ROOT / "scaling_laws/sweep.py"),
+        "--results-dir",
+        "results",
+        "--width",
+        "2",
+        "--samples",
+        "200",
+    ]
+    first = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    write_mnist(place / "more", n_train=2400)
+    second = subprocess.run([*command, "--data-dir", "more"], capture_output=True, text=True, check=True).stdout
+    assert len(list(Path("results/scaling_laws").iterdir())) == 2
+    assert first.splitlines()[-2] != second.splitlines()[-2]
 
 
 def test_ctrl_c_saves_and_prints_the_resume_line(place):
-    process = start(*TINY)
+    process = start(*TINY, start_new_session=True)
     cells = Path("results/scaling_laws/tiny/cells")
     while not list(cells.glob("*.json")):
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
     code, _, err = finish(process)
     assert code == 130
     assert "Traceback" not in err
     line = next(line for line in err.splitlines() if "To go on:" in line)
     assert line.endswith(f"--name tiny {' '.join(TINY)}")
     assert list(cells.glob("*.json"))
+
+
+def test_ctrl_c_while_the_workers_start_is_quiet_too(place):
+    process = start(*TINY, start_new_session=True)
+    while not Path("results/scaling_laws/tiny/config.json").exists():
+        time.sleep(0.01)
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130
+    assert "Traceback" not in err
 
 
 def test_a_run_that_raises_stops_no_other_and_is_tried_again(place):
@@ -183,14 +214,14 @@ def test_one_run(place, monkeypatch):
     assert f"test loss {float(row['test_loss']):.4f} nats" in out
 
 
-def test_five_thousand_digits_without_network(place, monkeypatch):
-    monkeypatch.setenv("REPLICATIONS_DATA", str(place))  # no MNIST there
+def test_five_thousand_digits_without_network(place, monkeypatch, capsys):
     monkeypatch.setattr(common.data, "MNIST_MIRRORS", ("http://127.0.0.1:9/",))
-    code, out, err = finish(start("--dataset", "mnist5k", "--width", "2", "--samples", "3600"))
-    assert code == 0, err
-    assert "a demonstration, not MNIST" in out
+    (place / "empty").mkdir()
+    assert inline(monkeypatch, "--data-dir", "empty", "--width", "2", "--samples", "3600") == 0
+    assert "MNIST IS NOT HERE" in capsys.readouterr().out
     (row,) = rows()
     assert (row["dataset"], row["n_unique"], row["copies"]) == ("mnist5k", "3500", "2")
+    assert not list((place / "empty").iterdir())
 
 
 # ---------------------------------------------------------------- the grid
@@ -219,17 +250,29 @@ def test_widths_grow_by_sqrt_2():
 
 
 def test_minutes_drop_the_largest_budgets_and_never_seeds():
-    config = sweep.Config(minutes=1.0)
-    cells = sweep.grid(config)
-    kept = sweep.fit_into(cells, config, lambda cell: sweep.training_flops(cell.width, cell.n_samples) / 1e10, 2)
-    total = sum(sweep.training_flops(cell.width, cell.n_samples) for cell in kept) / 1e10
-    assert 0 < total <= 2 * (60 - sweep.OVERHEAD_SECONDS)
+    cells = sweep.grid(sweep.Config())
+
+    def seconds(cell: sweep.Cell) -> float:
+        return 3 * sweep.training_flops(cell.width, cell.n_samples) / 2e10
+
+    kept = sweep.fit_into(cells, 4.0, seconds, 25.0)
+    assert 0 < sum(map(seconds, kept)) <= 240 - 25
     dropped = {cell.budget for cell in cells} - {cell.budget for cell in kept}
     assert dropped
     assert min(dropped) > max(cell.budget for cell in kept if cell.arm == "isoflop")
     assert [cell for cell in cells if cell.arm != "isoflop"] == [cell for cell in kept if cell.arm != "isoflop"]
+    assert sweep.fit_into(cells, None, seconds, 25.0) == cells
     with pytest.raises(sweep.BadInput, match="too short"):
-        sweep.fit_into(cells, sweep.Config(minutes=1e-3), lambda cell: 1.0, 2)
+        sweep.fit_into(cells, 1e-3, seconds, 25.0)
+
+
+def test_check_of_the_learning_rate_uses_other_seeds_than_the_sweep():
+    config = sweep.Config(seed=5)
+    points, seeds = sweep.tuning_points(config, 10**6)
+    assert {cell.n_samples for cell, _ in points} == {20_000}
+    assert {cell.n_samples for cell, _ in sweep.tuning_points(config, 500)[0]} == {500}
+    assert not set(seeds) & set(range(5, 5 + config.seeds))
+    assert len({lr for _, lr in points}) == 5
 
 
 # ---------------------------------------------------------------- bad input
@@ -253,6 +296,7 @@ def test_minutes_drop_the_largest_budgets_and_never_seeds():
         (("--dataset", "cifar"), "--dataset"),
         (("--name", "../escape"), "--name"),
         (("--widths", "few"), "--widths"),
+        (("--budgets", "1", "--row-halvings", "--column-halvings"), "no cell of the grid"),
     ],
 )
 def test_bad_arguments_get_one_sentence(arguments, sentence, place, monkeypatch, capsys):
@@ -304,12 +348,17 @@ def test_read_only_results_folder(place, monkeypatch, capsys):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits file sizes the Linux way")
 def test_full_disk_in_a_worker_ends_the_sweep_and_keeps_earlier_results(place):
-    assert finish(start("--width", "2", "--samples", "200"))[0] == 0
+    import resource
+
+    command = ("--width", "2", "--samples", "200")
+    assert finish(start(*command))[0] == 0
+    shutil.rmtree("results/scaling_laws/tiny/cells")  # what a worker has to write again
     before = {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
-    # no file may grow beyond 100 bytes any more, as on a full disk; the copies are made already
+    # no file may grow beyond 100 bytes any more, as on a full disk
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # noqa: E731
-    code, _, err = finish(start("--width", "3", "--samples", "200", "--name", "other", preexec_fn=limit))
+    code, _, err = finish(start(*command, preexec_fn=limit))
     assert code == 2
-    assert "cannot write" in one_sentence(err)
+    assert "cells" in one_sentence(err)
+    assert "cannot write" in err
     assert not list(Path("results").rglob("*.tmp"))
     assert {path: path.read_bytes() for path in before} == before

@@ -118,16 +118,29 @@ def test_labels_belong_to_their_images(folder):
     assert trainer.evaluate(net, digits.test_images, digits.test_labels)[1][0] < 0.35
 
 
-def test_a_diverged_run_is_a_recorded_result(folder):
-    row = trainer.train_cell(**cell(folder, lr=1e30))["rows"][0]
+@pytest.mark.parametrize("n_samples", [700, 2000])  # below and above the steps between two looks
+def test_a_diverged_run_is_a_recorded_result(folder, n_samples):
+    row = trainer.train_cell(**cell(folder, lr=1e30, batch=4, n_samples=n_samples))["rows"][0]
     assert row["status"] == "diverged"
     assert row["test_loss"] is None
+    assert row["train_loss"] is None
 
 
-def test_no_float64_anywhere(folder):
+@pytest.mark.parametrize("fused", [True, False])  # MPS has no fused Adam in every release: there it is False
+def test_no_float64_anywhere(folder, monkeypatch, fused):
+    adam = torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "Adam", lambda *args, **options: adam(*args, **{**options, "fused": fused}))
     with no_float64():
         row = trainer.train_cell(**cell(folder, seeds=[0, 1]))["rows"][0]
+        assert trainer.measure_speed(2, 8, 2, "cpu", seconds=0.01)["images_per_second"] > 0
     assert row["status"] == "ok"
+
+
+def test_a_damaged_checkpoint_costs_the_run_and_no_more(folder):
+    expected = trainer.train_cell(**cell(folder))["rows"][0]["test_loss"]
+    Path(cell(folder)["checkpoint"]).write_bytes(b"not a checkpoint")
+    assert trainer.train_cell(**cell(folder))["rows"][0]["test_loss"] == expected
+    assert not Path(cell(folder)["checkpoint"]).exists()
 
 
 def test_the_guard_can_fail():

@@ -31,7 +31,8 @@ from trainer import Order, batch_size, evaluate, run_generator, start_worker, tr
 
 LRS = (0.00625, 0.0125, 0.025, 0.05)
 BUDGETS = (1.6e10, 6.4e10)
-NET_WIDTHS = {"two_conv": (3, 4, 6, 8), "three_conv": (2, 3, 4, 6), "three_conv_mean": (3, 4, 6, 8)}
+MAX_SAMPLES = 330_000  # six copies
+NET_WIDTHS = {"two_conv": (3, 4, 6, 8, 11), "three_conv": (2, 3, 4, 6, 8), "three_conv_mean": (3, 4, 6, 8, 11)}
 
 
 class ThreeConv(nn.Module):
@@ -128,6 +129,8 @@ def main() -> None:
             for width in widths:
                 for budget in BUDGETS:
                     n = round(budget / (6 * macs(net, width)))
+                    if n > MAX_SAMPLES:
+                        continue
                     same = {"net": net, "width": width, "n_samples": n, "batch": batch_size(n)}
                     points += [{**same, "lr": lr, "seed": seed} for lr in LRS for seed in (2000, 2001)]
         points.sort(key=lambda point: -point["n_samples"] * macs(point["net"], point["width"]))
@@ -136,7 +139,8 @@ def main() -> None:
         print("| --- | --- | --- | --- | --- | --- |")
         for budget in BUDGETS:
             for net, widths in NET_WIDTHS.items():
-                cells = {(w, round(budget / (6 * macs(net, w)))) for w in widths}
+                sizes = {(w, round(budget / (6 * macs(net, w)))) for w in widths}
+                cells = {(w, n) for w, n in sizes if n <= MAX_SAMPLES}
                 (loss, lr), width, n = min((*(found[net, w, n],), w, n) for w, n in cells)
                 print(f"| {budget:.1e} | {net} | {width} | {n:,} | {lr} | {loss:.4f} |")
         points = [
