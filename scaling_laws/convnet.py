@@ -29,7 +29,7 @@ class ConvNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(members, members * width, 3, stride=2, padding=1, groups=members)
         self.conv2 = nn.Conv2d(members * width, members * 2 * width, 3, padding=1, groups=members)
-        self.head_weight = nn.Parameter(torch.empty(members, 2 * width * 7 * 7, CLASSES))
+        self.head_weight = nn.Parameter(torch.empty(members, CLASSES, 2 * width * 7 * 7))
         self.head_bias = nn.Parameter(torch.zeros(members, 1, CLASSES))
         self.members, self.dropout = members, dropout
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -42,7 +42,7 @@ class ConvNet(nn.Module):
                 own = layer.weight.unflatten(0, (self.members, -1))[k]  # (channels out, channels in, 3, 3)
                 own.copy_(torch.randn(own.shape, generator=generator) * math.sqrt(2 / own[0].numel()))
             own = self.head_weight[k]
-            own.copy_(torch.randn(own.shape, generator=generator) * math.sqrt(1 / len(own)))
+            own.copy_(torch.randn(own.shape, generator=generator) * math.sqrt(1 / own[0].numel()))
         for bias in (self.conv1.bias, self.conv2.bias, self.head_bias):
             assert bias is not None
             bias.zero_()
@@ -54,7 +54,7 @@ class ConvNet(nn.Module):
         x = F.relu(F.max_pool2d(self.conv2(x), 2))  # (B, 2Kw, 7, 7)
         x = x.reshape(len(x), self.members, -1).transpose(0, 1)  # (K, B, 98w)
         x = F.dropout(x, self.dropout, self.training)
-        return torch.baddbmm(self.head_bias, x, self.head_weight)  # (K, B, 10)
+        return torch.baddbmm(self.head_bias, x, self.head_weight.transpose(1, 2))  # (K, B, 10)
 
 
 def n_params(width: int) -> int:

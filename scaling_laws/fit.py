@@ -348,6 +348,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
+def power(value: float) -> str:
+    """1e10 for ten to the tenth."""
+    return f"{value:.0e}".replace("e+", "e").replace("e0", "e")
+
+
 def span(item: Mapping[str, float | None], digits: int = 3) -> str:
     """`value [low, high]`."""
     return f"{number(item['value'], digits)} [{number(item['lo95'], digits)}, {number(item['hi95'], digits)}]"
@@ -378,13 +383,13 @@ def formulae(fits: dict[str, Any]) -> str:
         "",
         f"**Optimal size and data at compute C** ({compute}):",
         "",
-        f"- N_opt(C) = {number(at['N']['value'])} (C / {at['flops']:.0e} FLOP)^{fits['a']['value']:.3f}, "
-        f"exponent {span(fits['a'])}, at {at['flops']:.0e} FLOP {span(at['N'])} parameters",
-        f"- D_opt(C) = {number(at['D']['value'])} (C / {at['flops']:.0e} FLOP)^{fits['b']['value']:.3f}, "
-        f"exponent {span(fits['b'])}, at {at['flops']:.0e} FLOP {span(at['D'])} samples",
+        f"- N_opt(C) = {number(at['N']['value'])} (C / {power(at['flops'])} FLOP)^{fits['a']['value']:.3f}, "
+        f"exponent {span(fits['a'])}, at {power(at['flops'])} FLOP {span(at['N'])} parameters",
+        f"- D_opt(C) = {number(at['D']['value'])} (C / {power(at['flops'])} FLOP)^{fits['b']['value']:.3f}, "
+        f"exponent {span(fits['b'])}, at {power(at['flops'])} FLOP {span(at['D'])} samples",
         *([] if plain else [f"- in multiply-adds an image: M_opt ~ C^{span(fits['a_macs'])}"]),
         "",
-        f"Example: at C = {example['flops']:.0e} FLOP train {number(example['N']['value'])} parameters "
+        f"Example: at C = {power(example['flops'])} FLOP train {number(example['N']['value'])} parameters "
         f"[{number(example['N']['lo95'])}, {number(example['N']['hi95'])}] on {number(example['D']['value'])} samples "
         f"[{number(example['D']['lo95'])}, {number(example['D']['hi95'])}], and expect a loss of {span(example['loss'])}.",
         "",
