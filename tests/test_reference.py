@@ -1,7 +1,10 @@
 """README's numbers against the committed results, and these against the committed runs."""
 
+import csv
 import json
+import math
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,40 @@ def test_reference_meets_what_was_asked_of_the_default_sweep(fits):
     assert len(table.runs.loss) >= 100
     assert fits["macs"]["p"] * fits["a"]["value"] + fits["b"]["value"] == pytest.approx(1)
     assert len(fits["isoflop"]["lines"]) >= 5
+
+
+def tuning_rows(name: str) -> list[dict[str, str]]:
+    with open(ROOT / f"results/reference/scaling_laws/tuning/{name}.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def best_loss(rows: list[dict[str, str]]) -> float:
+    """The least geometric mean over seeds among all (width, learning rate) of the rows."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["width"], row["lr"]].append(math.log(float(row["tune_loss"])))
+    return math.exp(min(sum(logs) / len(logs) for logs in groups.values()))
+
+
+def test_readme_quotes_the_choice_of_the_net_and_of_the_batch():
+    rows = tuning_rows("net")
+    for line, cheap in (("1.6e10 FLOP", True), ("6.4e10 FLOP", False)):
+        found = []
+        for net in ("two_conv", "three_conv", "three_conv_mean"):
+            mine = [row for row in rows if row["net"] == net]
+            for width in {row["width"] for row in mine}:  # of a width's numbers of samples, the smaller is the cheaper
+                counts = sorted({int(row["n_samples"]) for row in mine if row["width"] == width})
+                kept = counts[:1] if cheap else counts[1:]
+                mine = [row for row in mine if row["width"] != width or int(row["n_samples"]) in kept]
+            found.append(f"{best_loss(mine):.3f}")
+        assert f"| {line} | {' | '.join(found)} |" in README
+    rows = tuning_rows("batch")
+    for width, samples in (("4", "1719"), ("4", "27500"), ("11", "1719"), ("11", "27500")):
+        cell = [row for row in rows if (row["width"], row["n_samples"]) == (width, samples)]
+        losses = [
+            best_loss([row for row in cell if row["batch_size"] == batch]) for batch in ("4", "8", "16", "32", "64")
+        ]
+        assert f"| {width} | {int(samples):,} | {' | '.join(f'{loss:.3f}' for loss in losses)} |" in README
 
 
 def test_every_linked_file_exists():
