@@ -14,6 +14,7 @@ Three one-line changes to try (what they gave on the reference runs):
 
 import csv
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -483,7 +484,7 @@ def main() -> int:
     else:
         folder = source.parent
     write_analysis(analyse(table, config.delta, chance), folder, title)
-    print(f"written: {folder}")
+    print(f"written: {os.path.relpath(folder)}")
     return 0
 
 

@@ -102,7 +102,7 @@ def train_cell(
     torch.manual_seed(seeds[0])  # dropout draws from the global generator
     net = ConvNet(width, len(seeds), dropout)
     net.init_weights(generators)
-    net.to(torch.device(device))
+    net.place(torch.device(device))
     orders = [training_order(n_samples, pool_size, generator) for generator in generators]
     order = Order(*(torch.stack(part, 1) for part in zip(*orders, strict=True)))
     train_losses, seconds = train(net, digits.copies, digits.pool_labels, order, lr, batch, Path(checkpoint))
@@ -288,7 +288,7 @@ def measure_speed(width: int, batch: int, members: int, device: str, seconds: fl
     generator = torch.Generator().manual_seed(0)
     net = ConvNet(width, members)
     net.init_weights([generator] * members)
-    net.to(torch.device(device))
+    net.place(torch.device(device))
     copies = [torch.randint(0, 256, (2048, 28, 28), generator=generator, dtype=torch.uint8).numpy()]
     labels = torch.randint(0, 10, (2048,), generator=generator).numpy()
 

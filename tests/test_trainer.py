@@ -26,7 +26,7 @@ TUNING = ROOT / "results/reference/scaling_laws/tuning/tuning.csv"
 
 
 def net_of_seed(seed: int) -> ConvNet:
-    net = ConvNet(5, members=2)
+    net = ConvNet(5, members=2).place(torch.device("cpu"))
     net.init_weights([torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)])
     return net
 
@@ -62,7 +62,7 @@ def test_the_loop_equals_a_plain_one(folder):
     # slow reference: no chunks, torch's plain Adam, the schedule written out
     width, n, batch, lr = 3, 500, 16, 0.01
     generator = trainer.run_generator(width, n, 0)
-    net = ConvNet(width)
+    net = ConvNet(width).place(torch.device("cpu"))
     net.init_weights([generator])
     order = training_order(n, 1100, generator)
     digits = open_digits(str(folder), 1)

@@ -67,7 +67,11 @@ class ThreeConv(nn.Module):
 
 
 def make_net(net: str, width: int) -> Any:
-    return ConvNet(width) if net == "two_conv" else ThreeConv(width, pooled=net == "three_conv_mean")
+    return (
+        ConvNet(width).place(torch.device("cpu"))
+        if net == "two_conv"
+        else ThreeConv(width, pooled=net == "three_conv_mean")
+    )
 
 
 def macs(net: str, width: int) -> int:

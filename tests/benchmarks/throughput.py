@@ -99,7 +99,7 @@ def plain_rate(elastic: str, width: int, n_images: int, root: Path, workers: int
     data = datasets.MNIST(str(root), train=True, transform=transforms.Compose([affine, *tail]))
     subset = torch.utils.data.Subset(data, range(n_images))
     loader = torch.utils.data.DataLoader(subset, batch_size=64, shuffle=True, num_workers=workers)
-    net = ConvNet(width)
+    net = ConvNet(width).place(torch.device("cpu"))
     net.init_weights([torch.Generator().manual_seed(0)])
     optimizer = torch.optim.Adam(net.parameters(), lr=0.005, betas=(0.9, 0.99))
     started = time.perf_counter()
