@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from common.plots import PALETTE, band, new_figure, save_figure, sequence, style
-from laws import PowerLaw, envelope, loss_law, optimum, predict_log
+from laws import PowerLaw, envelope, loss_law, optimum
+from powersum import predict_log
 
 if TYPE_CHECKING:
     from fit import Analysis

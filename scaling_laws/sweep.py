@@ -130,6 +130,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def check(config: Config) -> None:
     """BadInput for a configuration that cannot be run."""
+    if config.name is not None:
+        check_name(config.name)
     if (config.width is None) != (config.samples is None):
         raise BadInput("--width and --samples belong together: they train one net")
     positive = {"width": config.width, "samples": config.samples, "minutes": config.minutes, "seeds": config.seeds}
@@ -386,7 +388,7 @@ def open_run(config: Config, mnist: Mnist, digits: Path, device: str) -> Run:
     sources = source_hash(*(HERE / name for name in names))[:16]
     identity = {**kept, "dataset": mnist.name, "data": digits.name, "device": device, "sources": sources}
     task = config.preset if config.width is None else "single"
-    name = check_name(config.name or f"{task}-{short_hash(identity)}-s{config.seed}")
+    name = config.name or f"{task}-{short_hash(identity)}-s{config.seed}"
     folder = results_folder(config.results_dir, "scaling_laws") / name
     return Run(folder, identity, device, asdict(config), exclusive=False)
 
@@ -420,7 +422,6 @@ def main() -> int:
     mnist = load_mnist(data_root(config.data_dir), config.dataset)
     if mnist.notice:
         print(f"NOTE: {mnist.notice}")
-    check_name(config.name or "default")
     digits = prepare(mnist)
     run = open_run(config, mnist, digits, device.type)
     workers = config.workers or (available_cores() if device.type == "cpu" else 1)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import fit
+import lawreport
 from common.cli import run_main
 from laws import Runs
 from synthetic_law import LAW, isoflop_table, table
@@ -187,4 +188,4 @@ def test_earlier_results_survive_a_bad_table(tmp_path, monkeypatch, capsys):
     ("value", "text"), [(12345.0, "12,300"), (0.05234, "0.0523"), (1e-9, "0"), (1.23e11, "1.23e+11"), (math.nan, "?")]
 )
 def test_number(value, text):
-    assert fit.number(value) == text
+    assert lawreport.number(value) == text

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize, minimize_scalar
 
 import laws
+import powersum
 import sweep
 from common.errors import BadInput
 from convnet import n_params, training_flops
@@ -51,7 +52,7 @@ def test_objective_is_as_low_as_a_slow_reference_with_many_starts():
     for delta in (1e-3, 0.02):
 
         def objective(theta, delta=delta):
-            return 1e4 * laws.huber(laws.predict_log(theta[None], x)[0] - cells.log_loss, delta).sum()
+            return 1e4 * powersum.huber(powersum.predict_log(theta[None], x)[0] - cells.log_loss, delta).sum()
 
         best = math.inf
         for alpha in (0.25, 0.5, 1.0):
@@ -64,7 +65,7 @@ def test_objective_is_as_low_as_a_slow_reference_with_many_starts():
                     objective, result.x, method="Nelder-Mead", options={"maxiter": 4000, "xatol": 1e-9, "fatol": 1e-12}
                 )
                 best = min(best, result.fun)
-        theta = laws.fit_power_sum(x, cells.log_loss, delta)
+        theta = powersum.fit_power_sum(x, cells.log_loss, delta)
         assert objective(theta) <= best * (1 + 1e-4)
 
 
@@ -72,16 +73,18 @@ def test_analytic_step_matches_numerical_gradient():
     # at the minimum of a smooth (large delta) problem the numerical gradient vanishes
     cells = cells_of(table(noise=0.05, seed=1))
     x = np.log(np.stack([cells.n_params, cells.n_samples], 1))
-    theta = laws.fit_power_sum(x, cells.log_loss, 10.0)
+    theta = powersum.fit_power_sum(x, cells.log_loss, 10.0)
     for i in range(5):
         step = np.zeros(5)
         step[i] = 1e-5
-        up, down = (np.sum((laws.predict_log((theta + s)[None], x)[0] - cells.log_loss) ** 2) for s in (step, -step))
+        up, down = (
+            np.sum((powersum.predict_log((theta + s)[None], x)[0] - cells.log_loss) ** 2) for s in (step, -step)
+        )
         assert abs(up - down) / 2e-5 < 2e-5
 
 
 def test_huber_by_hand():
-    assert laws.huber(np.array([0.5, -0.5, 3.0]), 1.0).tolist() == [0.125, 0.125, 2.5]
+    assert powersum.huber(np.array([0.5, -0.5, 3.0]), 1.0).tolist() == [0.125, 0.125, 2.5]
 
 
 def test_an_outlier_moves_the_small_delta_less():

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import fit
+import lawreport
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "results/reference/scaling_laws/default"
@@ -43,7 +44,7 @@ def test_readme_quotes_the_committed_numbers(fits):
         assert quoted(item) in README
     assert f"{fits['data']['runs']} runs" in README
     for symbol, item in (("N", fits["example"]["N"]), ("D", fits["example"]["D"])):
-        assert fit.number(item["value"]) in README, symbol
+        assert lawreport.number(item["value"]) in README, symbol
 
 
 def test_reference_meets_what_was_asked_of_the_default_sweep(fits):
