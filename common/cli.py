@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import sys
 import types
 import typing
@@ -135,3 +136,31 @@ def run_main(main: Callable[[], int | None]) -> None:
 def resume_line() -> str:
     """The same command as it was typed: it finds the same folder, skips what is done and goes on."""
     return shlex.join(["python", *sys.argv])
+
+
+class Interrupt:
+    """`with Interrupt() as stop:` the first Ctrl-C only sets `stop.asked`, so that a step is finished and saved.
+
+    `stop.leave_if_asked()` then raises KeyboardInterrupt; a second Ctrl-C raises it at once. SIGTERM counts as Ctrl-C.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> "Interrupt":
+        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def leave_if_asked(self) -> None:
+        """KeyboardInterrupt if there was a Ctrl-C."""
+        if self.asked:
+            raise KeyboardInterrupt

@@ -4,6 +4,7 @@ import ctypes
 import sys
 from typing import Literal
 
+import numpy as np
 import torch
 
 from common.errors import BadInput
@@ -32,6 +33,7 @@ def choose_device(name: str, tiny: bool = False) -> tuple[torch.device, str]:
 
 def configure_cpu(threads: int) -> None:
     """Thread count of this process, and denormals as zeros (they slow a step tenfold when a net's weights die)."""
+    _ = np.finfo(np.float32), np.finfo(np.float64)  # NumPy looks for denormals once, and warns where there are none
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
 
@@ -44,6 +46,20 @@ def keep_freed_memory() -> None:
             m_trim_threshold, m_mmap_threshold = -1, -3
             libc.mallopt(m_mmap_threshold, 1 << 30)
             libc.mallopt(m_trim_threshold, 1 << 30)
+
+
+def compute_dtype(device: torch.device) -> tuple[torch.dtype, str]:
+    """The dtype for activations and matrix products (parameters stay fp32), and the reason to print.
+
+    bf16 where the processor multiplies it at least twice as fast as fp32; fp32 elsewhere, MPS included.
+    """
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16, "this GPU multiplies bf16"
+    if device.type == "cpu":
+        able = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+        if any(test is not None and test() for test in able):
+            return torch.bfloat16, "this CPU multiplies bf16"
+    return torch.float32, f"no fast bf16 on this {device.type.upper()}"
 
 
 def synchronize(device: torch.device) -> None:

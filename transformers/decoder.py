@@ -1,0 +1,224 @@
+"""A decoder-only transformer after Vaswani et al. 2017, "Attention Is All You Need", with its modern parts as switches.
+
+`--arch vaswani` is the paper's decoder without its encoder: sinusoidal positions (section 3.5), LayerNorm after each
+sublayer's residual sum (3.1), ReLU (3.3), embeddings tied with the output and scaled by sqrt(width) (3.4), dropout (5.4).
+`--arch modern` is the same skeleton with every part of MODERN switched on; `--without` takes single ones out again, which
+is how README's ablation table is made.
+
+Axes: B batch, T time, C width, H heads, D head size, V vocabulary.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kernels import FAST, Kernels
+
+# What `modern` adds to the paper, each with its source. Muon, the optimiser, is switched off in the same way (train.py).
+MODERN = {
+    "rotary": "rotary positions (Su et al. 2021) instead of sinusoids added to the embedding",
+    "prenorm": "RMSNorm without gains before each sublayer (Zhang & Sennrich 2019) instead of LayerNorm after it",
+    "qknorm": "queries and keys normalised per head (Henry et al. 2020)",
+    "relu2": "squared ReLU (So et al. 2021)",
+    "zeroinit": "output projections and head start at zero, so that a new block is the identity",
+    "untied": "a head of its own instead of the transposed embedding",
+    "softcap": "logits capped smoothly at +-15 (Gemma 2, 2024)",
+    "shortcut": "each block sees the embedding again: x <- a x + b x0, a and b learned (Jordan et al. 2024)",
+    "shift": "the feed-forward net reads some channels of the last two tokens (token shift, Peng et al. 2023, RWKV)",
+}
+SOFTCAP = 15.0
+ROTARY_BASE = 1024.0  # short contexts: the slowest pair of channels turns by T / 1024 radians
+SHIFT = (4, 2)  # sixteenths of the channels that come from the token before, and from two tokens before
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Everything that decides a decoder's parameters and function; saved in the checkpoint."""
+
+    vocabulary: int
+    context: int
+    layers: int
+    heads: int
+    width: int
+    parts: tuple[str, ...]
+    """the parts of MODERN that are on; none of them is the paper's decoder"""
+    dropout: float = 0.0
+
+
+def parts_of(arch: Literal["modern", "vaswani"], without: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The parts of MODERN that are on."""
+    return tuple(part for part in MODERN if arch == "modern" and part not in without)
+
+
+class Cache:
+    """Keys and values of the tokens read so far, for sampling: `room` positions per layer."""
+
+    def __init__(self, shape: Shape, batch: int, room: int, like: Tensor):
+        size = (2, batch, room, shape.heads, shape.width // shape.heads)
+        self.layers = [like.new_zeros(size) for _ in range(shape.layers)]
+        self.length = 0
+        # The last inputs of each feed-forward net, which the token shift needs.
+        self.shifted = [like.new_zeros(batch, len(SHIFT), shape.width) for _ in range(shape.layers)]
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store k and v (B, T, H, D) behind what is there; all of them so far."""
+        end = self.length + k.size(1)
+        kept = self.layers[layer]
+        kept[0, :, self.length : end], kept[1, :, self.length : end] = k, v
+        return kept[0, :, :end], kept[1, :, :end]
+
+
+class Block(nn.Module):
+    """Self-attention and a feed-forward net four times as wide, each with its residual sum."""
+
+    def __init__(self, shape: Shape, layer: int):
+        super().__init__()
+        self.shape, self.layer, C = shape, layer, shape.width
+        paper = "prenorm" not in shape.parts
+        self.qkv, self.output = _matrix(shape, 3 * C, C), _matrix(shape, C, C, zero=True)
+        self.up, self.down = _matrix(shape, 4 * C, C), _matrix(shape, C, 4 * C, zero=True)
+        # The paper's feed-forward net has biases (eq. 2), its attention has none.
+        self.up_bias = nn.Parameter(torch.zeros(4 * C)) if paper else None
+        self.down_bias = nn.Parameter(torch.zeros(C)) if paper else None
+        self.norms = nn.ModuleList(nn.LayerNorm(C) for _ in range(2)) if paper else None
+        self.mix = nn.Parameter(torch.tensor([1.0, 0.0])) if "shortcut" in shape.parts else None
+
+    def forward(self, x: Tensor, x0: Tensor, places: "Places", kernels: Kernels, cache: Cache | None) -> Tensor:
+        if self.mix is not None:
+            a, b = self.mix.to(x.dtype)
+            x = a * x + b * x0
+        for sublayer, part in enumerate((self.attend, self.feed_forward)):
+            if self.norms is None:
+                y = part(kernels.rms_norm(x), places, kernels, cache)
+                x = x + F.dropout(y, self.shape.dropout, self.training)
+            else:  # the paper: LayerNorm(x + Sublayer(x))
+                y = part(x, places, kernels, cache)
+                x = _layer_norm(self.norms[sublayer], x + F.dropout(y, self.shape.dropout, self.training))
+        return x
+
+    def attend(self, x: Tensor, places: "Places", kernels: Kernels, cache: Cache | None) -> Tensor:
+        """Causal multi-head attention: (B, T, C) -> (B, T, C)."""
+        B, T, C = x.shape
+        H = self.shape.heads
+        qkv = F.linear(x, self.qkv.to(x.dtype)).view(B, T, 3 * H, C // H)
+        qk, v = qkv.split((2 * H, H), 2)  # (B, T, 2H, D), (B, T, H, D)
+        if "qknorm" in self.shape.parts:
+            qk = kernels.rms_norm(qk)
+        if "rotary" in self.shape.parts:
+            qk = kernels.rotate(qk, places.cos, places.sin)
+        q, k = qk.chunk(2, 2)
+        if cache is not None:
+            k, v = cache.extend(self.layer, k, v)
+        q, k, v = (u.transpose(1, 2).reshape(B * H, -1, C // H) for u in (q, k, v))  # (B H, T, D)
+        y = kernels.attention(q, k, v, places.mask).view(B, H, T, C // H)
+        return F.linear(y.transpose(1, 2).reshape(B, T, C), self.output.to(x.dtype))
+
+    def feed_forward(self, x: Tensor, places: "Places", kernels: Kernels, cache: Cache | None) -> Tensor:
+        """(B, T, C) -> (B, T, 4C) -> (B, T, C)."""
+        if "shift" in self.shape.parts:
+            before = x.new_zeros(len(x), len(SHIFT), x.size(2)) if cache is None else cache.shifted[self.layer]
+            padded = torch.cat([before, x], 1)  # (B, lags + T, C)
+            if cache is not None:
+                cache.shifted[self.layer] = padded[:, -len(SHIFT) :]
+            x = shift(padded)
+        x = F.linear(x, self.up.to(x.dtype), None if self.up_bias is None else self.up_bias.to(x.dtype))
+        x = kernels.relu_squared(x) if "relu2" in self.shape.parts else F.relu(x)
+        return F.linear(x, self.down.to(x.dtype), None if self.down_bias is None else self.down_bias.to(x.dtype))
+
+
+class Decoder(nn.Module):
+    """Token ids (B, T) to logits (B, T, V) in fp32. Inside, activations have the dtype `compute`; parameters are fp32."""
+
+    def __init__(self, shape: Shape, compute: torch.dtype = torch.float32, kernels: Kernels = FAST):
+        super().__init__()
+        self.shape, self.compute, self.kernels = shape, compute, kernels
+        V, C = shape.vocabulary, shape.width
+        self.embedding = nn.Parameter(torch.randn(V, C))
+        self.head = _matrix(shape, V, C, zero=True) if "untied" in shape.parts else None
+        self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.layers))
+        if self.head is None:
+            nn.init.normal_(self.embedding, std=C**-0.5)  # unit logits from the transposed embedding
+        self._places: dict[tuple, Places] = {}
+
+    def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+        """Logits of the next token at each position, (B, T, V) in fp32; later tokens never change earlier logits.
+
+        With `cache`, `tokens` continue those that it has read.
+        """
+        start = cache.length if cache else 0
+        places = self.places(start, tokens.size(1))
+        x = F.dropout(self.embed(tokens, places), self.shape.dropout, self.training)
+        x0 = x
+        for block in self.blocks:
+            x = block(x, x0, places, self.kernels, cache)
+        if cache:
+            cache.length = start + tokens.size(1)
+        if "prenorm" in self.shape.parts:
+            x = self.kernels.rms_norm(x)
+        logits = F.linear(x, (self.embedding if self.head is None else self.head).to(x.dtype)).float()
+        return SOFTCAP * torch.tanh(logits / SOFTCAP) if "softcap" in self.shape.parts else logits
+
+    def embed(self, tokens: Tensor, places: "Places") -> Tensor:
+        """(B, T) -> (B, T, C): the embedding of each token, with its position added where that is not rotary."""
+        x = F.embedding(tokens, self.embedding)
+        if "rotary" not in self.shape.parts:
+            # The scale of section 3.4 brings a tied embedding to the size of the sinusoids.
+            x = (x * math.sqrt(self.shape.width) if self.head is None else x) + places.sinusoids
+        x = x.to(self.compute)
+        return self.kernels.rms_norm(x) if "prenorm" in self.shape.parts else x
+
+    def places(self, start: int, length: int) -> "Places":
+        """What depends on the position alone, made once per length."""
+        key = (start, length, self.embedding.device, self.compute)
+        if key not in self._places:
+            if len(self._places) > 64:
+                self._places.clear()
+            self._places[key] = Places(self.shape, start, length, self.embedding.device, self.compute)
+        return self._places[key]
+
+
+def shift(padded: Tensor) -> Tensor:
+    """(B, lags + T, C) -> (B, T, C): the first channels from earlier tokens, SHIFT[i] sixteenths from i + 1 before."""
+    lags, first = len(SHIFT), 0
+    parts = []
+    for lag, share in enumerate(SHIFT, 1):
+        last = first + share * padded.size(2) // 16
+        parts.append(padded[:, lags - lag : padded.size(1) - lag, first:last])
+        first = last
+    return torch.cat([*parts, padded[:, lags:, first:]], 2)
+
+
+class Places:
+    """Constants of the positions start … start + length - 1."""
+
+    def __init__(self, shape: Shape, start: int, length: int, device: torch.device, dtype: torch.dtype):
+        D, C = shape.width // shape.heads, shape.width
+        position = torch.arange(start, start + length, device=device, dtype=torch.float32)[:, None]
+        angle = position * ROTARY_BASE ** -torch.linspace(0, 1, D // 2, device=device)  # (T, D/2)
+        self.cos, self.sin = angle.cos()[:, None].to(dtype), angle.sin()[:, None].to(dtype)  # (T, 1, D/2)
+        # PE(pos, 2i) = sin(pos / 10000^(2i/C)), PE(pos, 2i+1) = cos(same): section 3.5
+        wave = position * 10_000.0 ** (-torch.arange(0, C, 2, device=device) / C)
+        self.sinusoids = torch.stack([wave.sin(), wave.cos()], -1).view(length, C)
+        ahead = (
+            torch.arange(start + length, device=device)[None]
+            > torch.arange(start, start + length, device=device)[:, None]
+        )
+        self.mask = torch.zeros(ahead.shape, device=device, dtype=dtype).masked_fill_(ahead, -math.inf)
+
+
+def _matrix(shape: Shape, rows: int, columns: int, zero: bool = False) -> nn.Parameter:
+    """A matrix that maps `columns` channels to `rows`: uniform with variance 1 / (4 columns), or Glorot's as in 2017."""
+    if zero and "zeroinit" in shape.parts:
+        return nn.Parameter(torch.zeros(rows, columns))
+    fan_out = columns if rows == 3 * columns else rows  # queries, keys and values are three matrices
+    bound = 0.5 * math.sqrt(3 / columns) if "prenorm" in shape.parts else math.sqrt(6 / (fan_out + columns))
+    return nn.Parameter(torch.empty(rows, columns).uniform_(-bound, bound))
+
+
+def _layer_norm(norm: nn.Module, x: Tensor) -> Tensor:
+    """LayerNorm with its fp32 gain and bias in the dtype of x."""
+    return F.layer_norm(x, norm.normalized_shape, norm.weight.to(x.dtype), norm.bias.to(x.dtype), norm.eps)  # type: ignore

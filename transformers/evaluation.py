@@ -1,0 +1,131 @@
+"""Loss of a trained decoder on a whole text or on fresh integers, always in fp32, and reading its checkpoint."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.errors import BadInput
+from common.run import load_checkpoint
+from decoder import Decoder, Shape
+from tasks import EVALUATION, IntegerTask
+from vocabulary import Vocabulary, from_state
+
+TOKENS_AT_ONCE = 8192
+
+
+@contextlib.contextmanager
+def evaluating(model: Decoder, dtype: torch.dtype = torch.float32) -> Iterator[None]:
+    """No dropout, no gradients, activations in `dtype`; what was set before is set again."""
+    was_training, compute = model.training, model.compute
+    model.eval()
+    model.compute = dtype
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+        model.compute = compute
+
+
+def window_losses(model: Decoder, windows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Nats of tokens 1 … T of each window (W, T + 1), with nothing before its token 0: (W, T), on the CPU."""
+    losses = []
+    with evaluating(model, dtype):
+        for part in windows.split(max(1, TOKENS_AT_ONCE // windows.size(1))):
+            part = part.to(model.embedding.device).long()
+            logits = model(part[:, :-1]).flatten(0, 1)
+            losses.append(F.cross_entropy(logits, part[:, 1:].flatten(), reduction="none").view(len(part), -1).cpu())
+    return torch.cat(losses)
+
+
+def token_losses(model: Decoder, ids: Tensor, context: int, stride: int | None = None) -> np.ndarray:
+    """Nats of tokens 1 … n - 1 of the text `ids` (n,), each predicted from those before it in its window: (n - 1,).
+
+    Cold (`stride` None): windows of `context` predictions that do not overlap, so that a token has context / 2 tokens
+    before it on average. Sliding: windows start `stride` apart and score only what no earlier window did, so that every
+    token but the first few has at least context - stride tokens before it.
+    """
+    stride = stride or context
+    n = len(ids) - 1
+    starts = torch.arange(0, max(1, n - (context - stride)), stride)
+    # The last window may reach beyond the text. It is filled up with copies of the last token, which, being later,
+    # change nothing before them.
+    windows = ids.cpu()[(starts[:, None] + torch.arange(context + 1)).clamp(max=n)]
+    losses = np.empty(n, dtype=np.float32)
+    for start, row in zip(starts.tolist(), window_losses(model, windows).numpy(), strict=True):
+        skip = 0 if start == 0 else context - stride
+        end = min(start + context, n)
+        losses[start + skip : end] = row[skip : end - start]
+    return losses
+
+
+@dataclass(frozen=True)
+class IntegerScore:
+    """Losses in nats: `loss` of all targets, `second_half_loss` and `accuracy` of those that are determined."""
+
+    loss: float
+    second_half_loss: float
+    accuracy: float
+    by_position: np.ndarray
+
+
+def score_integers(model: Decoder, task: IntegerTask, count: int = 1024) -> IntegerScore:
+    """The model on `count` fresh sequences that no training step has seen."""
+    by_position = np.zeros(task.context)
+    scored_loss, scored, right, done = 0.0, 0, 0, 0
+    with evaluating(model):
+        while done < count:
+            batch = min(count - done, max(1, TOKENS_AT_ONCE // task.context))
+            sequences = task.draw(batch, EVALUATION + done)
+            logits = model(sequences.inputs)
+            loss = F.cross_entropy(logits.flatten(0, 1), sequences.targets.flatten(), reduction="none").view(batch, -1)
+            mask = task.scored(sequences)
+            by_position += loss.sum(0).cpu().numpy() / count
+            scored_loss += float(loss[mask].sum())
+            scored += int(mask.sum())
+            right += int((logits.argmax(-1) == sequences.targets)[mask].sum())
+            done += batch
+    return IntegerScore(float(by_position.mean()), scored_loss / scored, right / scored, by_position)
+
+
+def bits_per_character(nats: float, characters: int) -> float:
+    """Total nats of a text to bits per character: nats / (characters ln 2), whatever the tokens."""
+    return nats / (characters * math.log(2))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A decoder from a checkpoint; `vocabulary` is None for integers."""
+
+    model: Decoder
+    vocabulary: Vocabulary | None
+    task: str
+
+
+def checkpoint_state(model: Decoder, vocabulary: Vocabulary | None, task: str) -> dict[str, Any]:
+    """What `load_trained` needs, as tensors and plain values."""
+    shape = {**asdict(model.shape), "parts": list(model.shape.parts)}
+    state = vocabulary.state() if vocabulary else None
+    return {"shape": shape, "model": model.state_dict(), "vocabulary": state, "task": task}
+
+
+def load_trained(path: Path, device: torch.device) -> Trained:
+    """The decoder that train.py saved at `path`; BadInput for any other file."""
+    state = load_checkpoint(path)
+    try:
+        shape = Shape(**{**state["shape"], "parts": tuple(state["shape"]["parts"])})
+        model = Decoder(shape)
+        model.load_state_dict(state["model"])
+        vocabulary = from_state(state["vocabulary"]) if state["vocabulary"] is not None else None
+        task = str(state["task"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError, ZeroDivisionError):
+        raise BadInput(f"{path} is not a checkpoint of this version of transformers/train.py") from None
+    return Trained(model.to(device).eval(), vocabulary, task)

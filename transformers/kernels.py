@@ -1,0 +1,135 @@
+"""The inner operations of the decoder, each twice: the plain formula, and the same with its gradient written out.
+
+PyTorch's CPU kernels for these are either unfused (RMSNorm: eight passes over memory and more for the gradient) or slow
+in bf16 (`scaled_dot_product_attention`). Written out, a training step of the default model takes about 0.6 times as
+long on two cores (tests/benchmarks/decoder_speed.py). The gradients are exact, tested against the plain formulas, and
+cannot be differentiated again: for Hessian-vector products and `torch.func`, use `PLAIN`.
+"""
+
+# pyright: reportIncompatibleMethodOverride=false, reportPrivateImportUsage=false
+# (autograd functions name their arguments; the gradient of softmax has no public name)
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+EPSILON = 1e-6  # keeps RMSNorm finite at 0
+
+
+def plain_rms_norm(x: Tensor) -> Tensor:
+    """x / rms(x) over the last axis, without a gain (Zhang & Sennrich 2019, eq. 4). Any shape."""
+    return x / (x.square().mean(-1, keepdim=True).sqrt() + EPSILON)
+
+
+def plain_relu_squared(x: Tensor) -> Tensor:
+    """max(x, 0)^2 (So et al. 2021, Primer)."""
+    return F.relu(x).square()
+
+
+def plain_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al. 2021, eq. 34): x (B, T, H, D), cos and sin (T, 1, D/2).
+
+    Channel i is paired with channel i + D/2; each pair turns by its own angle per position.
+    """
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(D) + mask) v (Vaswani et al. 2017, eq. 1): q, k, v (N, T, D), mask (T, T) of 0 and -inf."""
+    return torch.softmax(q @ k.transpose(1, 2) * q.size(-1) ** -0.5 + mask, -1) @ v
+
+
+class RMSNorm(Function):
+    """dL/dx = (g - y mean(g y)) / rms(x) for y = x / rms(x)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).mul_(x.size(-1) ** -0.5).add_(EPSILON).reciprocal_()
+        y = x * inverse
+        ctx.save_for_backward(y, inverse)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        y, inverse = ctx.saved_tensors
+        return torch.addcmul(g, y, (g * y).mean(-1, keepdim=True), value=-1).mul_(inverse)
+
+
+class ReluSquared(Function):
+    """dL/dx = 2 g max(x, 0): one tensor kept instead of two."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        r = x.relu()
+        ctx.save_for_backward(r)
+        return r * r
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (r,) = ctx.saved_tensors
+        return (g * r).mul_(2)
+
+
+class Rotate(Function):
+    """A rotation; its gradient is the rotation back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin, 1.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turn(g, cos, sin, -1.0), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    (a, b), (c, d) = x.chunk(2, -1), y.chunk(2, -1)
+    torch.mul(a, cos, out=c).addcmul_(b, sin, value=-sign)
+    torch.mul(b, cos, out=d).addcmul_(a, sin, value=sign)
+    return y
+
+
+class Attention(Function):
+    """Batched matrix multiplies with the weights kept for the gradient: memory grows like T^2, which is small here."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        weights = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=q.size(-1) ** -0.5).softmax(-1)
+        ctx.save_for_backward(q, k, v, weights)
+        return torch.bmm(weights, v)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v, weights = ctx.saved_tensors
+        # softmax: ds = w (dw - sum(dw w))
+        scores = torch._softmax_backward_data(torch.bmm(g, v.transpose(1, 2)), weights, -1, weights.dtype)
+        scores.mul_(q.size(-1) ** -0.5)
+        return torch.bmm(scores, k), torch.bmm(scores.transpose(1, 2), q), torch.bmm(weights.transpose(1, 2), g), None
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """One implementation of the four operations."""
+
+    rms_norm: Callable[[Tensor], Tensor]
+    relu_squared: Callable[[Tensor], Tensor]
+    rotate: Callable[[Tensor, Tensor, Tensor], Tensor]
+    attention: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+PLAIN = Kernels(plain_rms_norm, plain_relu_squared, plain_rotate, plain_attention)
+FAST = Kernels(RMSNorm.apply, ReluSquared.apply, Rotate.apply, Attention.apply)

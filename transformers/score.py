@@ -1,0 +1,98 @@
+"""The loss of a trained decoder on any text.
+
+    python transformers/score.py --text FILE
+
+takes the latest text run under results/transformers (or `--checkpoint PATH`) and prints JSON: `loss` in nats per token
+over cold windows that do not overlap, as `val_loss` in summary.json, `loss_sliding`, `bits_per_char` and `characters`.
+Without `--text` it scores the run's own validation text.
+"""
+
+import os
+
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.cli import parse, run_main
+from common.data import data_root
+from common.device import DeviceName, choose_device, configure_cpu, keep_freed_memory
+from common.errors import BadInput
+from common.run import available_cores, read_json
+from corpora import load_corpus, user_text
+from decoder import Decoder
+from evaluation import bits_per_character, token_losses
+from sample import load_text_model, text_checkpoint
+from vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Config:
+    checkpoint: str | None = None
+    """checkpoint.pt of a text run; default: the latest"""
+    text: str | None = None
+    """UTF-8 file to score; default: the validation text of the run that the checkpoint belongs to"""
+    device: DeviceName = "auto"
+    """where to run"""
+    results_dir: str | None = None
+    """where the latest run is looked for; default: results/ in the repository"""
+    data_dir: str | None = None
+    """where tinyshakespeare/ is; default: $REPLICATIONS_DATA, else data/ in the repository"""
+
+
+def validation_text(checkpoint: Path, data_dir: str | None) -> str:
+    """The text that the run measured itself on, from the config.json beside its checkpoint."""
+    file = checkpoint.parent / "config.json"
+    if not file.exists():
+        raise BadInput(f"there is no config.json beside {checkpoint}, which would name its text: give --text FILE")
+    try:
+        given = read_json(file)["arguments"]
+        task, text, development = given["task"], given["text"], given["development"]
+    except (KeyError, TypeError):
+        raise BadInput(f"{file} is not the config.json of a transformers run: give --text FILE") from None
+    return load_corpus(task, data_root(data_dir or given.get("data_dir")), text, development).validation
+
+
+def score(model: Decoder, vocabulary: Vocabulary, text: str) -> dict[str, Any]:
+    """Loss of the tokens 1 … n - 1 of a text, in nats per token and bits per character, cold and sliding.
+
+    BadInput for characters that the vocabulary lacks, and for a text of fewer than two tokens.
+    """
+    ids = vocabulary.encode(text)
+    if len(ids) < 2:
+        raise BadInput(f"the text has {len(ids)} tokens, and the first one is not predicted: at least 2 are needed")
+    characters = int(vocabulary.characters[ids[1:]].sum())
+    context = model.shape.context
+    tensor = torch.from_numpy(ids).to(model.embedding.device)
+    cold = token_losses(model, tensor, context)
+    sliding = token_losses(model, tensor, context, max(1, context // 2))
+    return {
+        "loss": float(cold.mean()),
+        "loss_sliding": float(sliding.mean()),
+        "bits_per_char": bits_per_character(float(cold.sum()), characters),
+        "bits_per_char_sliding": bits_per_character(float(sliding.sum()), characters),
+        "characters": characters,
+        "tokens": len(cold),
+        "context": context,
+    }
+
+
+def main() -> int:
+    """Read the checkpoint and the text, print one JSON object."""
+    config = parse(Config, {}, description=__doc__ or "")
+    device, _ = choose_device(config.device)
+    configure_cpu(available_cores())
+    keep_freed_memory()
+    path = text_checkpoint(config.checkpoint, config.results_dir)
+    model, vocabulary = load_text_model(path, device)
+    text = user_text(Path(config.text), least=1) if config.text else validation_text(path, config.data_dir)
+    print(json.dumps({**score(model, vocabulary, text), "checkpoint": os.path.relpath(path)}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
