@@ -32,7 +32,7 @@ MODERN = {
 }
 SOFTCAP = 15.0
 ROTARY_BASE = 1024.0  # short contexts: the slowest pair of channels turns by T / 1024 radians
-SHIFT = (4, 2)  # sixteenths of the channels that come from the token before, and from two tokens before
+SHIFT = (8, 4)  # sixteenths of the channels that come from the token before, and from two tokens before
 
 
 @dataclass(frozen=True)

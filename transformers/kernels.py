@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 EPSILON = 1e-6  # keeps RMSNorm finite at 0
 
@@ -46,6 +45,15 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     return torch.softmax(q @ k.transpose(1, 2) * q.size(-1) ** -0.5 + mask, -1) @ v
 
 
+def refuse_second_derivatives() -> None:
+    """RuntimeError inside a backward pass that is to be differentiated again: what is saved is not enough for it.
+
+    PyTorch's `once_differentiable` would stay silent where a gradient is asked for certain inputs only.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError("the fast kernels have no second derivatives: use Decoder(…, kernels=PLAIN)")
+
+
 class RMSNorm(Function):
     """dL/dx = (g - y mean(g y)) / rms(x) for y = x / rms(x)."""
 
@@ -57,8 +65,8 @@ class RMSNorm(Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Tensor:
+        refuse_second_derivatives()
         y, inverse = ctx.saved_tensors
         return torch.addcmul(g, y, (g * y).mean(-1, keepdim=True), value=-1).mul_(inverse)
 
@@ -73,8 +81,8 @@ class ReluSquared(Function):
         return r * r
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Tensor:
+        refuse_second_derivatives()
         (r,) = ctx.saved_tensors
         return (g * r).mul_(2)
 
@@ -88,8 +96,8 @@ class Rotate(Function):
         return _turn(x, cos, sin, 1.0)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        refuse_second_derivatives()
         cos, sin = ctx.saved_tensors
         return _turn(g, cos, sin, -1.0), None, None
 
@@ -112,8 +120,8 @@ class Attention(Function):
         return torch.bmm(weights, v)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        refuse_second_derivatives()
         q, k, v, weights = ctx.saved_tensors
         # softmax: ds = w (dw - sum(dw w))
         scores = torch._softmax_backward_data(torch.bmm(g, v.transpose(1, 2)), weights, -1, weights.dtype)

@@ -36,7 +36,10 @@ def text_figure(
     unit = "nats per character" if abs(per_token - 1) < 1e-9 else "nats per token"
     with style():
         figure, axes = new_figure(3, width=3.7)
-        for ax, key, label in ((axes[0], "tokens", "training tokens"), (axes[1], "minutes", "minutes of training")):
+        for ax, key, label in (
+            (axes[0], "tokens", "training tokens"),
+            (axes[1], "minutes", "minutes since the command began"),
+        ):
             ax.plot(metrics[key], metrics["train_loss"], color="0.65", label="training, since the last point")
             ax.plot(metrics[key], metrics["val_loss"], color=PALETTE[0], marker=".", label=f"{what}, 16 k tokens")
             ax.plot(metrics[key][-1], numbers["val_loss"], "*", ms=11, color=PALETTE[0], label=f"{what}, whole text")
@@ -88,7 +91,7 @@ def integer_figure(metrics: Metrics, by_position: np.ndarray, task: IntegerTask,
             ("second_half_loss", task.second_half, PALETTE[0]),
         ):
             axes[1].plot(metrics["minutes"], np.maximum(metrics[key], smallest), color=color, label=label)
-        axes[1].set(xlabel="minutes of training", ylabel="loss (nats per token)", yscale="log")
+        axes[1].set(xlabel="minutes since the command began", ylabel="loss (nats per token)", yscale="log")
         axes[1].set_title(f"accuracy on determined targets: {100 * metrics['accuracy'][-1]:.2f}%")
         axes[1].legend()
         place = np.arange(1, len(by_position) + 1)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 INTEGER_TASKS = ("ascending", "repeat", "induction")
-EVALUATION = 1 << 40  # added to the seed of evaluation data, so that no training step shares its numbers
+EVALUATION = 1 << 40  # the first number of evaluation data; training steps are numbered from 0
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """Whole sequences (B, T + 1); `known` (B, T) marks the targets that the tokens before them determine."""
+    """Whole sequences (B, T + 1); `known` (B, T) marks the copied targets, which the tokens before them determine."""
 
     tokens: Tensor
     known: Tensor
@@ -113,9 +113,9 @@ class IntegerTask:
 
 @dataclass(frozen=True)
 class TextTask:
-    """Windows of `context` tokens of a training text (N,), on the device; every token once per epoch, in random order.
+    """Windows of `context` tokens of a training text (N,), on the device: once per epoch each, in random order.
 
-    Each epoch cuts the text at another random phase.
+    Each epoch cuts the text at another random place, and leaves out what does not fill a window at its two ends.
     """
 
     tokens: Tensor
@@ -143,7 +143,8 @@ class TextTask:
                     del kept[min(kept)]
                 random = torch.Generator().manual_seed(mix(self.seed, epoch))
                 count = (len(self.tokens) - 1) // self.context - 1
-                phase = torch.randint(self.context, (1,), generator=random)
+                spare = len(self.tokens) - count * self.context  # at least one token, the first window's first input
+                phase = torch.randint(spare, (1,), generator=random)
                 kept[epoch] = phase + self.context * torch.randperm(count, generator=random)
             return kept[epoch]
 

@@ -20,58 +20,33 @@ from common.clock import STARTED
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 import math
-import statistics
 import time
+import traceback
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 from tqdm import tqdm
 
-from anchors import anchors, longest_match
 from common.cli import Interrupt, parse, run_main
-from common.data import data_root, sha256_of
-from common.device import DeviceName, choose_device, compute_dtype, configure_cpu, keep_freed_memory, synchronize
+from common.data import sha256_of
+from common.device import DeviceName, choose_device, compute_dtype, configure_cpu, keep_freed_memory
 from common.errors import BadInput
-from common.run import (
-    Run,
-    available_cores,
-    check_name,
-    read_json,
-    read_metrics,
-    results_folder,
-    short_hash,
-    source_hash,
-    write_json,
-    write_text,
-)
-from corpora import Corpus, load_corpus
-from decoder import MODERN, Decoder, Shape, parts_of
-from evaluation import (
-    bits_per_character,
-    checkpoint_state,
-    evaluating,
-    score_integers,
-    token_losses,
-    window_losses,
-)
-from muon import Optimizer, inverse_sqrt, trapezoid
-from sample import generate
-from tasks import INTEGER_TASKS, IntegerTask, TextTask, mix
-from vocabulary import Vocabulary, build
+from common.run import Run, available_cores, check_name, read_json, results_folder, short_hash, source_hash, write_json
+from decoder import MODERN
+from evaluation import checkpoint_state, score_integers, window_losses
+from lmreport import headline, report
+from tasks import INTEGER_TASKS, IntegerTask
+from training import Text, Training, calibrate, load_text
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ("decoder.py", "kernels.py", "muon.py", "tasks.py", "corpora.py", "vocabulary.py", "train.py")
+SOURCES = ("decoder.py", "kernels.py", "muon.py", "tasks.py", "corpora.py", "vocabulary.py", "training.py")
 NOT_IN_HASH = {"preset", "device", "results_dir", "data_dir", "name", "from_config", "text"}
 ROWS = 40  # of metrics.csv, denser at the beginning
-CALIBRATION_SECONDS = 3.0
 SAVE_SECONDS = 20.0
 FINISH_SECONDS = 6.0  # figures, a sample of SAMPLE_TOKENS, the last checkpoint
-SAMPLE_TOKENS = 800
 CURVE_TOKENS = 16_384  # of the validation text, for the rows of metrics.csv; the summary's number is on all of it
 
 Task = Literal["ascending", "repeat", "induction", "shakespeare", "tinyshakespeare", "kjv", "text"]
@@ -126,7 +101,7 @@ class Config:
     lr: float = 1.0
     """factor on every learning rate"""
     dropout: float | None = None
-    """after the embedding and every sublayer; default: by task, 0.1 for vaswani"""
+    """after the embedding and every sublayer; default: 0.1 for texts below 2.5 M tokens, else 0"""
     decay: float = 0.0
     """decoupled weight decay of the blocks' matrices"""
     smoothing: float = 0.0
@@ -137,24 +112,16 @@ class Config:
 
 PRESETS: dict[str, dict[str, Any]] = {"quick": {"minutes": 0.75}, "default": {}, "full": {"minutes": 15.0}}
 
-# What a task gets where nothing is said.
-TEXT_RECIPE: dict[str, Any] = {
-    "minutes": 4.5, "layers": 4, "heads": 2, "width": 128, "context": 256, "batch": 8, "dropout": 0.0, "length": 0
-}  # fmt: skip
+# What a task gets where nothing is said; chosen on the development slices (README, "How the settings were chosen").
+TEXT_RECIPE = {"minutes": 4.5, "layers": 4, "heads": 2, "width": 128, "context": 256, "batch": 8, "length": 0}
+INTEGER_RECIPE = {**TEXT_RECIPE, "layers": 2, "batch": 32, "dropout": 0.0}
 RECIPES: dict[str, dict[str, Any]] = {
-    "ascending": {**TEXT_RECIPE, "minutes": 0.4, "layers": 2, "width": 64, "batch": 32, "length": 32, "vocab": 64},
-    "repeat": {**TEXT_RECIPE, "minutes": 0.9, "layers": 2, "width": 64, "batch": 32, "length": 32, "vocab": 64},
-    "induction": {**TEXT_RECIPE, "minutes": 4.0, "layers": 2, "width": 128, "batch": 32, "length": 64, "vocab": 256},
+    "ascending": {**INTEGER_RECIPE, "minutes": 0.4, "width": 64, "length": 32, "vocab": 64},
+    "repeat": {**INTEGER_RECIPE, "minutes": 0.9, "width": 64, "length": 32, "vocab": 64},
+    "induction": {**INTEGER_RECIPE, "minutes": 2.0, "length": 64, "vocab": 256},
     **dict.fromkeys(("shakespeare", "kjv", "tinyshakespeare", "text"), TEXT_RECIPE),
 }
-# Learning rates by kind of parameter. In the paper's setting, the factor on its eq. 3.
-MUON_RATES = {"matrix": 0.02, "embedding": 0.03, "head": 0.004, "scalar": 0.03}
-ADAM_RATES = {"matrix": 0.003, "embedding": 0.03, "head": 0.004, "scalar": 0.03}
-PAPER_RATE = 1.0
-WARMUP, FLAT = 20, 0.4  # steps of warm-up, and the fraction of the run after which the rate falls to 0
-PAPER_WARMUP = 0.04  # of the run: the paper's 4,000 of 100,000 steps
-# Shortcuts that would solve `induction` without attention composing over layers, and so are off for integers.
-TEXT_ONLY = ("shift",)
+LONG_MINUTES, LONG_RECIPE = 8.0, {"heads": 3, "width": 192}  # a text run of so many minutes has time for more width
 
 
 # ---------------------------------------------------------------- what is asked for
@@ -178,8 +145,8 @@ def resolve(config: Config) -> Config:
     if config.steps is not None:
         recipe["minutes"] = None
         config = replace(config, minutes=None)
-    if config.arch == "vaswani" and not integers:
-        recipe["dropout"] = 0.1
+    if not integers and (config.minutes or 0) >= LONG_MINUTES:
+        recipe |= LONG_RECIPE
     missing = {name: value for name, value in recipe.items() if getattr(config, name) is None}
     config = replace(config, **missing)
     positive = ("minutes", "steps", "layers", "heads", "width", "context", "batch", "vocab", "lr")
@@ -192,7 +159,7 @@ def resolve(config: Config) -> Config:
     if config.width % (2 * config.heads) or config.width % 16:  # type: ignore[operator]
         raise BadInput(f"--width {config.width} must be a multiple of 16 and of twice --heads {config.heads}")
     for name in ("dropout", "smoothing"):
-        if not 0 <= getattr(config, name) < 1:
+        if not 0 <= (getattr(config, name) or 0) < 1:
             raise BadInput(f"--{name} must be at least 0 and below 1, not {getattr(config, name)}")
     if config.decay < 0:
         raise BadInput(f"--decay must not be negative, and it is {config.decay}")
@@ -213,115 +180,7 @@ def check_integers(task: str, n: int, V: int) -> None:
         raise BadInput(f"--vocab {V} is too small for induction: at least 4 x --length, {4 * n}, are needed")
 
 
-# ---------------------------------------------------------------- data
-
-
-@dataclass(frozen=True)
-class Text:
-    """A corpus in tokens: `train` (N,) and `validation` (n,) on the device, in the smallest integers that hold them."""
-
-    corpus: Corpus
-    vocabulary: Vocabulary
-    train: Tensor
-    validation: Tensor
-
-    @property
-    def characters(self) -> int:
-        """Characters in the predicted tokens 1 … n - 1 of the validation text."""
-        return int(self.vocabulary.characters[self.validation[1:].cpu().numpy()].sum())
-
-    def anchors(self) -> dict[str, Any]:
-        """What the n-gram and the compressors reach on the same tokens."""
-        ids = (self.train.cpu().numpy(), self.validation.cpu().numpy())
-        corpus = self.corpus
-        return anchors(corpus.train, corpus.validation, *ids, self.vocabulary.size, self.characters)
-
-
-def load_text(config: Config, device: torch.device) -> Text:
-    """The task's text in the tokens of its own vocabulary; BadInput where it is shorter than the context."""
-    corpus = load_corpus(config.task, data_root(config.data_dir), config.text, config.development)
-    vocabulary = build(config.tokenizer, corpus.train, config.vocab, cover=corpus.validation)
-    dtype = torch.uint8 if vocabulary.size <= 256 else torch.int32
-    train, validation = (
-        torch.from_numpy(vocabulary.encode(text)).to(dtype) for text in (corpus.train, corpus.validation)
-    )
-    if len(train) < 3 * (config.context or 0) or len(validation) < 2:
-        raise BadInput(
-            f"the training text has {len(train):,} tokens: with --context {config.context} at least "
-            f"{3 * (config.context or 0):,} are needed"
-        )
-    return Text(corpus, vocabulary, train.to(device), validation.to(device))
-
-
 # ---------------------------------------------------------------- training
-
-
-class Training:
-    """A model with its optimiser, data and schedule: everything that a step needs."""
-
-    def __init__(self, config: Config, text: Text | None, device: torch.device, dtype: torch.dtype):
-        self.config, self.text, self.device = config, text, device
-        seed = config.seed
-        if text is None:
-            self.task = IntegerTask(config.task, config.length or 0, config.vocab or 0, seed, device)
-            context, vocabulary = self.task.context, self.task.vocabulary
-        else:
-            self.task = TextTask(text.train, config.context or 0, config.batch or 0, seed)
-            context, vocabulary = self.task.context, text.vocabulary.size
-        without = (*config.without, *(TEXT_ONLY if text is None else ()))
-        size = {name: getattr(config, name) for name in ("layers", "heads", "width", "dropout")}
-        shape = Shape(vocabulary, context, parts=parts_of(config.arch, without), **size)
-        torch.manual_seed(mix(seed, -1))
-        self.model = Decoder(shape, dtype).to(device)
-        self.paper = config.arch == "vaswani"
-        with_muon = not self.paper and "muon" not in config.without
-        rates = dict.fromkeys(MUON_RATES, PAPER_RATE) if self.paper else MUON_RATES if with_muon else ADAM_RATES
-        self.optimizer = Optimizer(self.model, rates, config.decay, with_muon, dtype)
-
-    @property
-    def tokens_per_step(self) -> int:
-        return (self.config.batch or 0) * self.model.shape.context
-
-    def data(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets (B, T) of a step."""
-        if isinstance(self.task, TextTask):
-            return self.task.windows(step)
-        sequences = self.task.draw(self.config.batch or 0, step)
-        return sequences.inputs, sequences.targets
-
-    def scale(self, step: int, steps: int) -> float:
-        """The factor on the learning rates."""
-        if self.paper:
-            warmup = max(1, round(PAPER_WARMUP * steps))
-            return self.config.lr * inverse_sqrt(step, self.model.shape.width, warmup)
-        return self.config.lr * trapezoid(step, steps, WARMUP, FLAT)
-
-    def step(self, step: int, steps: int) -> Tensor:
-        """One update; the loss in nats per token, still on the device."""
-        torch.manual_seed(mix(self.config.seed, step))  # dropout: a resumed run draws what this one would have
-        inputs, targets = self.data(step)
-        logits = self.model(inputs)
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), label_smoothing=self.config.smoothing)
-        loss.backward()
-        self.optimizer.step(step, self.scale(step, steps))
-        return loss.detach()
-
-
-def calibrate(config: Config, text: Text | None, device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
-    """Seconds of a training step, and of an evaluation in fp32 per token, measured on a model that is thrown away."""
-    training = Training(config, text, device, dtype)
-    times: list[float] = []
-    began = time.perf_counter()
-    while len(times) < 4 or (time.perf_counter() - began < CALIBRATION_SECONDS and len(times) < 400):
-        start = time.perf_counter()
-        training.step(len(times), 1000)
-        synchronize(device)
-        times.append(time.perf_counter() - start)
-    n = 8192
-    ids = torch.zeros(n + 1, dtype=torch.uint8, device=device)
-    start = time.perf_counter()
-    token_losses(training.model, ids, training.model.shape.context)
-    return statistics.mean(times[3:]), (time.perf_counter() - start) / n
 
 
 def plan_steps(config: Config, run: Run, training: Training, text: Text | None, dtype: torch.dtype) -> int:
@@ -378,22 +237,24 @@ def measure(training: Training, dtype: torch.dtype) -> dict[str, float]:
 def train(run: Run, training: Training, steps: int, dtype: torch.dtype) -> tuple[bool, float]:
     """All steps that are not yet done; False for a loss that is no longer finite, and the seconds of training."""
     state = run.resume()
-    done, spent, total = 0, 0.0, torch.zeros((), device=training.device)
+    done, spent, before, total = 0, 0.0, 0.0, torch.zeros((), device=training.device)
     if state:
         training.model.load_state_dict(state["model"])
         training.optimizer.load_state_dict(state["optimizer"])
-        done, spent, total = state["step"], state["seconds"], state["total"].to(training.device)
+        done, spent, before = state["step"], state["seconds"], state["minutes"]
+        total = state["total"].to(training.device)
         print(f"going on at step {done:,}")
     rows = row_steps(steps)
     since = max((row for row in rows if row <= done), default=0)
     unit = training.tokens_per_step
-    began, saved = time.perf_counter(), time.perf_counter()
+    began = saved = time.perf_counter()
 
     def save(step: int) -> None:
         vocabulary = training.text.vocabulary if training.text else None
         state = checkpoint_state(training.model, vocabulary, training.config.task)
-        seconds = spent + time.perf_counter() - began
-        run.save(step, {**state, "optimizer": training.optimizer.state_dict(), "seconds": seconds, "total": total})
+        now = time.perf_counter()
+        clock = {"seconds": spent + now - began, "minutes": before + (now - STARTED) / 60}
+        run.save(step, {**state, **clock, "optimizer": training.optimizer.state_dict(), "total": total})
 
     with Interrupt() as stop, tqdm(total=steps, initial=done, unit="step", smoothing=0.05) as bar:
         for step in range(done, steps):
@@ -408,7 +269,7 @@ def train(run: Run, training: Training, steps: int, dtype: torch.dtype) -> tuple
                 run.log(
                     step=finished,
                     tokens=finished * unit,
-                    minutes=(spent + time.perf_counter() - began) / 60,
+                    minutes=before + (time.perf_counter() - STARTED) / 60,
                     train_loss=loss,
                     **columns,
                 )
@@ -419,93 +280,6 @@ def train(run: Run, training: Training, steps: int, dtype: torch.dtype) -> tuple
                 saved = time.perf_counter()
                 stop.leave_if_asked()
     return True, spent + time.perf_counter() - began
-
-
-# ---------------------------------------------------------------- what the user reads
-
-
-def text_summary(training: Training, text: Text, found: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray, str]:
-    """The numbers of a text run, the cold losses by position in the window (T,), and a sample."""
-    context = training.model.shape.context
-    cold = token_losses(training.model, text.validation, context)
-    sliding = token_losses(training.model, text.validation, context, max(1, context // 2))
-    whole = cold[: len(cold) // context * context]
-    by_position = whole.reshape(-1, context).mean(0) if len(whole) else cold
-    prompt = text.vocabulary.encode("\n") if "\n" in text.corpus.train else text.train[:1].cpu().numpy()
-    random = torch.Generator().manual_seed(training.config.seed)
-    model = training.model.cpu()
-    with evaluating(model):
-        ids = [
-            int(i) for i in generate(model, torch.from_numpy(prompt).long()[None], SAMPLE_TOKENS, 0.8, random=random)
-        ]
-    sample = text.vocabulary.decode(ids)
-    match, recited = longest_match(sample, text.corpus.train)
-    numbers = {
-        "val_loss": float(cold.mean()),
-        "val_loss_sliding": float(sliding.mean()),
-        "val_bits_per_char": bits_per_character(float(cold.sum()), text.characters),
-        "val_bits_per_char_sliding": bits_per_character(float(sliding.sum()), text.characters),
-        "val_tokens": len(cold),
-        "val_characters": text.characters,
-        "sample_longest_match": match,
-        "sample_longest_match_text": recited,
-        **found,
-    }
-    return numbers, by_position, sample
-
-
-def integer_summary(training: Training, task: IntegerTask) -> tuple[dict[str, Any], np.ndarray]:
-    """The numbers of an integer run beside its exact floor, and the losses by position (T,)."""
-    score = score_integers(training.model, task)
-    numbers = {
-        "val_loss": score.loss,
-        "floor": float(task.floors.mean()),
-        "second_half_loss": score.second_half_loss,
-        "accuracy": score.accuracy,
-    }
-    return numbers, score.by_position
-
-
-def headline(config: Config, summary: dict[str, Any]) -> str:
-    """One sentence: what was reached, beside what there is to compare it with."""
-    if summary["status"] != "ok":
-        return f"{config.task}: the loss is no longer finite (diverged); try a smaller --lr than {config.lr:g}"
-    if config.task in INTEGER_TASKS:
-        return (
-            f"{config.task}: loss {summary['val_loss']:.4f} nats per token (exact floor {summary['floor']:.4f}), "
-            f"second half {summary['second_half_loss']:.4f}, accuracy {100 * summary['accuracy']:.2f}% (n = 1 run)"
-        )
-    per_char = math.log(2) * summary["val_bits_per_char"]
-    where = "development" if config.development else "validation"
-    ppmd = summary["ppmd_nats_per_char"]
-    return (
-        f"{config.task}: {where} loss {summary['val_loss']:.4f} nats per token, {per_char:.4f} per character "
-        f"({summary['val_bits_per_char']:.3f} bits; n = 1 run). Per character: {summary['ngram_order']}-gram "
-        f"{summary['ngram_nats_per_char']:.3f}, xz {summary['xz_nats_per_char']:.3f}"
-        + (f", PPMd {ppmd:.3f}" if ppmd is not None else "")
-    )
-
-
-def report(run: Run, training: Training, text: Text | None, found: dict[str, Any]) -> dict[str, Any]:
-    """Final evaluation, sample and figures; the summary's numbers."""
-    import lmplots  # here: what ends earlier needs no figures
-
-    metrics = read_metrics(run.folder / "metrics.csv")
-    if text is None:
-        assert isinstance(training.task, IntegerTask)
-        numbers, by_position = integer_summary(training, training.task)
-        lmplots.integer_figure(metrics, by_position, training.task, run.folder / "loss")
-        lmplots.attention_figure(training.model, training.task, run.folder / "attention")
-    else:
-        numbers, by_position, sample = text_summary(training, text, found)
-        write_text(run.folder / "sample.txt", sample)
-        lmplots.text_figure(metrics, by_position, numbers, training.config.task, run.folder / "loss")
-        print(f"\n{sample.strip()}\n")
-        print(
-            f"longest verbatim match of this sample with the training text: {numbers['sample_longest_match']} "
-            f"characters, {numbers['sample_longest_match_text']!r}"
-        )
-    return numbers
 
 
 def open_run(config: Config, text: Text | None, device: torch.device, dtype: torch.dtype) -> Run:
@@ -557,8 +331,12 @@ def main() -> int:
     tokens = steps * training.tokens_per_step
     epochs = f", {tokens / len(text.train):.1f} epochs" if text else ""
     print(f"plan: {n_params:,} parameters, {steps:,} steps, {tokens:,} tokens{epochs}\nresults: {shown(run.folder)}")
-    ok, seconds = train(run, training, steps, dtype)
-    numbers = report(run, training, text, found) if ok else {}
+    try:
+        ok, seconds = train(run, training, steps, dtype)
+        numbers = report(run, training, text, found) if ok else {}
+    except Exception:
+        run.fail(traceback.format_exc())
+        raise
     summary = {
         "status": "ok" if ok else "diverged",
         **numbers,

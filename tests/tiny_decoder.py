@@ -1,0 +1,56 @@
+"""Small decoders whose every parameter is away from zero, so that each part of them has something to do."""
+
+from typing import Any, Literal
+
+import torch
+
+from decoder import MODERN, Decoder, Shape, parts_of
+from kernels import FAST, Kernels
+
+Arch = Literal["modern", "vaswani"]
+# Both settings, and the modern one without each of its parts.
+VARIANTS: list[tuple[Arch, tuple[str, ...]]] = [
+    ("modern", ()),
+    ("vaswani", ()),
+    *(("modern", (part,)) for part in MODERN),
+]
+
+
+def name_of(variant: Any) -> str:
+    """A test's name for a member of VARIANTS."""
+    arch, without = variant
+    return "-".join([arch, *without])
+
+
+def tiny_shape(arch: Arch = "modern", without: tuple[str, ...] = (), **changes: Any) -> Shape:
+    """Two layers of two heads; `changes` are fields of Shape."""
+    size = {"vocabulary": 13, "context": 12, "layers": 2, "heads": 2, "width": 32, **changes}
+    return Shape(parts=parts_of(arch, without), **size)
+
+
+def fresh_decoder(arch: Arch = "modern", without: tuple[str, ...] = (), seed: int = 0, **changes: Any) -> Decoder:
+    """As training starts from it."""
+    torch.manual_seed(seed)
+    return Decoder(tiny_shape(arch, without, **changes))
+
+
+def tiny_decoder(
+    arch: Arch = "modern", without: tuple[str, ...] = (), seed: int = 0, kernels: Kernels = FAST, **changes: Any
+) -> Decoder:
+    """In evaluation mode, with random parameters of the size that training gives them."""
+    model = fresh_decoder(arch, without, seed, **changes)
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.ndim == 1:  # biases, gains and the shortcut's two numbers
+                p.add_(0.3 * torch.randn(p.shape, generator=random))
+            elif name != "embedding":
+                p.copy_(torch.randn(p.shape, generator=random) * p.size(1) ** -0.5)
+    model.kernels = kernels
+    return model.eval()
+
+
+def random_tokens(model: Decoder, batch: int, length: int | None = None, seed: int = 1) -> torch.Tensor:
+    """(B, T) ids; T is the context unless given."""
+    random = torch.Generator().manual_seed(seed)
+    return torch.randint(model.shape.vocabulary, (batch, length or model.shape.context), generator=random)

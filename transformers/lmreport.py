@@ -1,0 +1,102 @@
+"""What a run ends with: its numbers, its figures, its sample, and one sentence."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+import lmplots
+from anchors import longest_match
+from common.run import Run, read_metrics, write_text
+from evaluation import bits_per_character, evaluating, score_integers, token_losses
+from sample import generate
+from tasks import INTEGER_TASKS, IntegerTask
+from training import Text, Training
+
+if TYPE_CHECKING:
+    from train import Config
+
+SAMPLE_TOKENS = 800
+
+
+def text_summary(training: Training, text: Text, found: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray, str]:
+    """The numbers of a text run, the cold losses by position in the window (T,), and a sample."""
+    context = training.model.shape.context
+    cold = token_losses(training.model, text.validation, context)
+    sliding = token_losses(training.model, text.validation, context, max(1, context // 2))
+    whole = cold[: len(cold) // context * context]
+    by_position = whole.reshape(-1, context).mean(0) if len(whole) else cold
+    prompt = text.vocabulary.encode("\n") if "\n" in text.corpus.train else text.train[:1].cpu().numpy()
+    random = torch.Generator().manual_seed(training.config.seed)
+    model = training.model.cpu()
+    with evaluating(model):
+        ids = [
+            int(i) for i in generate(model, torch.from_numpy(prompt).long()[None], SAMPLE_TOKENS, 0.8, random=random)
+        ]
+    sample = text.vocabulary.decode(ids)
+    match, recited = longest_match(sample, text.corpus.train)
+    numbers = {
+        "val_loss": float(cold.mean()),
+        "val_loss_sliding": float(sliding.mean()),
+        "val_bits_per_char": bits_per_character(float(cold.sum()), text.characters),
+        "val_bits_per_char_sliding": bits_per_character(float(sliding.sum()), text.characters),
+        "val_tokens": len(cold),
+        "val_characters": text.characters,
+        "sample_longest_match": match,
+        "sample_longest_match_text": recited,
+        **found,
+    }
+    return numbers, by_position, sample
+
+
+def integer_summary(training: Training, task: IntegerTask) -> tuple[dict[str, Any], np.ndarray]:
+    """The numbers of an integer run beside its exact floor, and the losses by position (T,)."""
+    score = score_integers(training.model, task)
+    numbers = {
+        "val_loss": score.loss,
+        "floor": float(task.floors.mean()),
+        "second_half_loss": score.second_half_loss,
+        "accuracy": score.accuracy,
+    }
+    return numbers, score.by_position
+
+
+def headline(config: "Config", summary: dict[str, Any]) -> str:
+    """One sentence: what was reached, beside what there is to compare it with."""
+    if summary["status"] != "ok":
+        return f"{config.task}: the loss is no longer finite (diverged); try a smaller --lr than {config.lr:g}"
+    if config.task in INTEGER_TASKS:
+        return (
+            f"{config.task}: loss {summary['val_loss']:.4f} nats per token (exact floor {summary['floor']:.4f}), "
+            f"second half {summary['second_half_loss']:.4f}, accuracy {100 * summary['accuracy']:.2f}% (n = 1 run)"
+        )
+    per_char = math.log(2) * summary["val_bits_per_char"]
+    where = "development" if config.development else "validation"
+    ppmd = summary["ppmd_nats_per_char"]
+    return (
+        f"{config.task}: {where} loss {summary['val_loss']:.4f} nats per token, {per_char:.4f} per character "
+        f"({summary['val_bits_per_char']:.3f} bits; n = 1 run). Per character: {summary['ngram_order']}-gram "
+        f"{summary['ngram_nats_per_char']:.3f}, xz {summary['xz_nats_per_char']:.3f}"
+        + (f", PPMd {ppmd:.3f}" if ppmd is not None else "")
+    )
+
+
+def report(run: Run, training: Training, text: Text | None, found: dict[str, Any]) -> dict[str, Any]:
+    """Final evaluation, sample and figures; the summary's numbers."""
+    metrics = read_metrics(run.folder / "metrics.csv")
+    if text is None:
+        assert isinstance(training.task, IntegerTask)
+        numbers, by_position = integer_summary(training, training.task)
+        lmplots.integer_figure(metrics, by_position, training.task, run.folder / "loss")
+        lmplots.attention_figure(training.model, training.task, run.folder / "attention")
+    else:
+        numbers, by_position, sample = text_summary(training, text, found)
+        write_text(run.folder / "sample.txt", sample)
+        lmplots.text_figure(metrics, by_position, numbers, training.config.task, run.folder / "loss")
+        print(f"\n{sample.strip()}\n")
+        print(
+            f"longest verbatim match of this sample with the training text: {numbers['sample_longest_match']} "
+            f"characters, {numbers['sample_longest_match_text']!r}"
+        )
+    return numbers
