@@ -299,6 +299,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         data = io.BytesIO(Path(path).read_bytes())
     except FileNotFoundError:
         raise BadInput(f"{path} does not exist") from None
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror or error}") from None
     try:
         state = torch.load(data, map_location="cpu", weights_only=True)
     # PyTorch's reader does not check what it reads: a damaged file ends in any of these.

@@ -175,7 +175,7 @@ class Decoder(nn.Module):
         """What depends on the position alone, made once per length."""
         key = (start, length, self.embedding.device, self.compute)
         if key not in self._places:
-            if len(self._places) > 64:
+            if len(self._places) > 2 * self.shape.context:  # sampling needs one per position
                 self._places.clear()
             self._places[key] = Places(self.shape, start, length, self.embedding.device, self.compute)
         return self._places[key]

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from common.errors import BadInput
 from common.run import load_checkpoint
-from decoder import Decoder, Shape
+from decoder import MODERN, Decoder, Shape
 from tasks import EVALUATION, IntegerTask
 from vocabulary import Vocabulary, from_state
 
 TOKENS_AT_ONCE = 8192
+SEQUENCES = 1024  # fresh ones that an integer task is measured on
 
 
 @contextlib.contextmanager
@@ -46,25 +47,28 @@ def window_losses(model: Decoder, windows: Tensor, dtype: torch.dtype = torch.fl
     return torch.cat(losses)
 
 
-def token_losses(model: Decoder, ids: Tensor, context: int, stride: int | None = None) -> np.ndarray:
-    """Nats of tokens 1 … n - 1 of the text `ids` (n,), each predicted from those before it in its window: (n - 1,).
+def token_losses(model: Decoder, ids: Tensor, context: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nats of tokens 1 … n - 1 of the text `ids` (n,), each predicted from those before it in its window: two (n - 1,).
 
-    Cold (`stride` None): windows of `context` predictions that do not overlap, so that a token has context / 2 tokens
-    before it on average. Sliding: windows start `stride` apart and score only what no earlier window did, so that every
-    token but the first few has at least context - stride tokens before it.
+    Cold: windows of `context` predictions that do not overlap, so that a token has context / 2 tokens before it on
+    average. Sliding: windows start context / 2 apart and each scores its second half (the first one all), so that every
+    token but the first few has at least context / 2 tokens before it. An even context makes every second one cold.
     """
-    stride = stride or context
+    stride = max(1, context // 2)
     n = len(ids) - 1
-    starts = torch.arange(0, max(1, n - (context - stride)), stride)
-    # The last window may reach beyond the text. It is filled up with copies of the last token, which, being later,
+    starts = torch.tensor(sorted({*range(0, n, stride), *range(0, n, context)}))
+    # The last windows reach beyond the text. They are filled up with copies of the last token, which, being later,
     # change nothing before them.
     windows = ids.cpu()[(starts[:, None] + torch.arange(context + 1)).clamp(max=n)]
-    losses = np.empty(n, dtype=np.float32)
+    cold, sliding = np.empty(n, dtype=np.float32), np.empty(n, dtype=np.float32)
     for start, row in zip(starts.tolist(), window_losses(model, windows).numpy(), strict=True):
-        skip = 0 if start == 0 else context - stride
         end = min(start + context, n)
-        losses[start + skip : end] = row[skip : end - start]
-    return losses
+        if start % context == 0:
+            cold[start:end] = row[: end - start]
+        if start % stride == 0:
+            new = 0 if start == 0 else context - stride
+            sliding[start + new : end] = row[new : end - start]
+    return cold, sliding
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class IntegerScore:
     by_position: np.ndarray
 
 
-def score_integers(model: Decoder, task: IntegerTask, count: int = 1024) -> IntegerScore:
+def score_integers(model: Decoder, task: IntegerTask, count: int = SEQUENCES) -> IntegerScore:
     """The model on `count` fresh sequences that no training step has seen."""
     by_position = np.zeros(task.context)
     scored_loss, scored, right, done = 0.0, 0, 0, 0
@@ -122,9 +126,16 @@ def load_trained(path: Path, device: torch.device) -> Trained:
     state = load_checkpoint(path)
     try:
         shape = Shape(**{**state["shape"], "parts": tuple(state["shape"]["parts"])})
+        whole = (shape.vocabulary, shape.context, shape.layers, shape.heads, shape.width)
+        if not all(type(size) is int and size > 0 for size in whole) or shape.width % (2 * shape.heads):
+            raise ValueError("impossible sizes")
+        if not set(shape.parts) <= set(MODERN):
+            raise ValueError("unknown parts")
         model = Decoder(shape)
         model.load_state_dict(state["model"])
         vocabulary = from_state(state["vocabulary"]) if state["vocabulary"] is not None else None
+        if vocabulary is not None and vocabulary.size != shape.vocabulary:
+            raise ValueError("the vocabulary is another model's")
         task = str(state["task"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError, ZeroDivisionError):
         raise BadInput(f"{path} is not a checkpoint of this version of transformers/train.py") from None

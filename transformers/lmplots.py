@@ -45,7 +45,7 @@ def text_figure(
             ax.plot(metrics[key][-1], numbers["val_loss"], "*", ms=11, color=PALETTE[0], label=f"{what}, whole text")
             for name, nats, color, line in anchors:
                 ax.axhline(nats * per_token, color=color, ls=line, label=name)
-            top = max(1.6 * numbers["val_loss"], 1.15 * max(nats for _, nats, *_ in anchors) * per_token)
+            top = max(0.1, 1.6 * numbers["val_loss"], 1.15 * max(nats for _, nats, *_ in anchors) * per_token)
             low = min(
                 metrics["train_loss"].min(), metrics["val_loss"].min(), *(nats * per_token for _, nats, *_ in anchors)
             )

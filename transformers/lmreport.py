@@ -6,29 +6,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-import lmplots
 from anchors import longest_match
 from common.run import Run, read_metrics, write_text
 from evaluation import bits_per_character, evaluating, score_integers, token_losses
 from sample import generate
-from tasks import INTEGER_TASKS, IntegerTask
+from tasks import INTEGER_TASKS, IntegerTask, mix
 from training import Text, Training
 
 if TYPE_CHECKING:
     from train import Config
 
-SAMPLE_TOKENS = 800
+SAMPLE_TOKENS = 600
 
 
 def text_summary(training: Training, text: Text, found: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray, str]:
     """The numbers of a text run, the cold losses by position in the window (T,), and a sample."""
     context = training.model.shape.context
-    cold = token_losses(training.model, text.validation, context)
-    sliding = token_losses(training.model, text.validation, context, max(1, context // 2))
+    cold, sliding = token_losses(training.model, text.validation, context)
     whole = cold[: len(cold) // context * context]
     by_position = whole.reshape(-1, context).mean(0) if len(whole) else cold
     prompt = text.vocabulary.encode("\n") if "\n" in text.corpus.train else text.train[:1].cpu().numpy()
-    random = torch.Generator().manual_seed(training.config.seed)
+    random = torch.Generator().manual_seed(mix(training.config.seed, 0))
     model = training.model.cpu()
     with evaluating(model):
         ids = [
@@ -84,6 +82,8 @@ def headline(config: "Config", summary: dict[str, Any]) -> str:
 
 def report(run: Run, training: Training, text: Text | None, found: dict[str, Any]) -> dict[str, Any]:
     """Final evaluation, sample and figures; the summary's numbers."""
+    import lmplots  # here: what ends earlier needs no figures
+
     metrics = read_metrics(run.folder / "metrics.csv")
     if text is None:
         assert isinstance(training.task, IntegerTask)

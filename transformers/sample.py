@@ -26,6 +26,7 @@ from common.errors import BadInput
 from common.run import latest_run, results_folder
 from decoder import Cache, Decoder
 from evaluation import load_trained
+from tasks import mix
 from vocabulary import Vocabulary
 
 
@@ -57,9 +58,9 @@ def choose(logits: Tensor, temperature: float, top_k: int, top_p: float, random:
     The order is temperature, the k likeliest, then of these the smallest set with probability `top_p` (Holtzman et al.
     2020); the token that crosses `top_p` belongs to the set.
     """
-    if temperature == 0:
+    if temperature < 1e-6:  # the same, and no division by what fp32 takes for 0
         return logits.argmax(-1, keepdim=True)
-    logits = logits / temperature
+    logits = (logits - logits.amax(-1, keepdim=True)) / temperature
     if 0 < top_k < logits.size(-1):
         least = logits.topk(top_k).values[:, -1:]
         logits = logits.masked_fill(logits < least, -math.inf)
@@ -89,7 +90,8 @@ def generate(
     random = random or torch.Generator(prompt.device).manual_seed(0)
     context = model.shape.context
     read = prompt[:, -context:]
-    cache = Cache(model.shape, len(prompt), context, model.embedding)
+    empty = model.embedding.new_empty(0, dtype=model.compute)
+    cache = Cache(model.shape, len(prompt), context, empty)
     logits = model(read, cache)[:, -1]
     for left in range(tokens, 0, -1):
         token = choose(logits, temperature, top_k, top_p, random)
@@ -101,7 +103,7 @@ def generate(
             logits = model(token, cache)[:, -1]
         else:
             read = torch.cat([read, token], 1)[:, -max(1, context // 2) :]
-            cache = Cache(model.shape, len(prompt), context, model.embedding)
+            cache = Cache(model.shape, len(prompt), context, empty)
             logits = model(read, cache)[:, -1]
 
 
@@ -115,6 +117,8 @@ def check(config: Config) -> None:
         raise BadInput(f"--top-k must be 0 or more, not {config.top_k}")
     if not 0 < config.top_p <= 1:
         raise BadInput(f"--top-p must be above 0 and at most 1, not {config.top_p}")
+    if config.seed < 0:
+        raise BadInput(f"--seed must not be negative, and it is {config.seed}")
     if not config.prompt:
         raise BadInput("--prompt is empty: give at least one character to continue")
 
@@ -142,7 +146,7 @@ def main() -> int:
     configure_cpu(1)  # a token is too little work to share
     model, vocabulary = load_text_model(text_checkpoint(config.checkpoint, config.results_dir), device)
     prompt = torch.from_numpy(vocabulary.encode(config.prompt, strict=True))[None].to(device)
-    random = torch.Generator(device).manual_seed(config.seed)
+    random = torch.Generator(device).manual_seed(mix(config.seed, 0))
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode  # a token may end inside a character
     print(config.prompt, end="", flush=True)
     started = time.perf_counter()

@@ -68,8 +68,7 @@ def score(model: Decoder, vocabulary: Vocabulary, text: str) -> dict[str, Any]:
     characters = int(vocabulary.characters[ids[1:]].sum())
     context = model.shape.context
     tensor = torch.from_numpy(ids).to(model.embedding.device)
-    cold = token_losses(model, tensor, context)
-    sliding = token_losses(model, tensor, context, max(1, context // 2))
+    cold, sliding = token_losses(model, tensor, context)
     return {
         "loss": float(cold.mean()),
         "loss_sliding": float(sliding.mean()),

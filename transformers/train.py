@@ -20,6 +20,8 @@ from common.clock import STARTED
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 import math
+import shutil
+import sys
 import time
 import traceback
 from dataclasses import asdict, dataclass, fields, replace
@@ -36,17 +38,18 @@ from common.device import DeviceName, choose_device, compute_dtype, configure_cp
 from common.errors import BadInput
 from common.run import Run, available_cores, check_name, read_json, results_folder, short_hash, source_hash, write_json
 from decoder import MODERN
-from evaluation import checkpoint_state, score_integers, window_losses
+from evaluation import SEQUENCES, checkpoint_state, score_integers, window_losses
 from lmreport import headline, report
 from tasks import INTEGER_TASKS, IntegerTask
 from training import Text, Training, calibrate, load_text
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ("decoder.py", "kernels.py", "muon.py", "tasks.py", "corpora.py", "vocabulary.py", "training.py")
+SOURCES = ("decoder", "kernels", "muon", "tasks", "corpora", "vocabulary", "training", "evaluation")
 NOT_IN_HASH = {"preset", "device", "results_dir", "data_dir", "name", "from_config", "text"}
-ROWS = 40  # of metrics.csv, denser at the beginning
+ROWS = 24  # of metrics.csv, denser at the beginning
 SAVE_SECONDS = 20.0
-FINISH_SECONDS = 6.0  # figures, a sample of SAMPLE_TOKENS, the last checkpoint
+FINISH_SECONDS = 5.0  # figures, a sample of SAMPLE_TOKENS, the last checkpoint
+ROW_SEQUENCES = 256  # of an integer task, for the same; evaluation.SEQUENCES for the summary
 CURVE_TOKENS = 16_384  # of the validation text, for the rows of metrics.csv; the summary's number is on all of it
 
 Task = Literal["ascending", "repeat", "induction", "shakespeare", "tinyshakespeare", "kjv", "text"]
@@ -131,17 +134,17 @@ def resolve(config: Config) -> Config:
     """The configuration with the task's recipe filled in; BadInput for one that cannot be run."""
     if config.name is not None:
         check_name(config.name)
-    if config.steps is not None and config.minutes is not None and config.preset == "default":
-        raise BadInput("--steps and --minutes exclude each other")
     unknown = [part for part in config.without if part not in (*MODERN, "muon")]
     if unknown:
         raise BadInput(f"--without {unknown[0]} is unknown: choose from {' '.join((*MODERN, 'muon'))}")
     if config.without and config.arch == "vaswani":
         raise BadInput("--without takes parts of --arch modern away, and vaswani has none of them")
     integers = config.task in INTEGER_TASKS
-    if integers and config.tokenizer != "char":
-        raise BadInput(f"--tokenizer is for texts, and --task {config.task} is integers")
+    check_belongs(config, integers)
     recipe = dict(RECIPES[config.task])
+    quick = PRESETS["quick"]["minutes"]
+    if config.preset == "quick" and config.minutes == quick:
+        config = replace(config, minutes=min(quick, recipe["minutes"]))
     if config.steps is not None:
         recipe["minutes"] = None
         config = replace(config, minutes=None)
@@ -161,11 +164,33 @@ def resolve(config: Config) -> Config:
     for name in ("dropout", "smoothing"):
         if not 0 <= (getattr(config, name) or 0) < 1:
             raise BadInput(f"--{name} must be at least 0 and below 1, not {getattr(config, name)}")
-    if config.decay < 0:
-        raise BadInput(f"--decay must not be negative, and it is {config.decay}")
+    if not (config.decay >= 0 and math.isfinite(config.decay)):
+        raise BadInput(f"--decay must be 0 or more, not {config.decay}")
     if integers:
         check_integers(config.task, config.length or 0, config.vocab or 0)
     return config
+
+
+def check_belongs(config: Config, integers: bool) -> None:
+    """BadInput for a setting that the task would ignore."""
+    if integers:
+        given = {"text": config.text, "context": config.context, "development": config.development or None}
+        given["tokenizer"] = None if config.tokenizer == "char" else config.tokenizer
+    else:
+        given = {"length": config.length, "vocab": config.vocab if config.tokenizer == "char" else None}
+    for name, value in given.items():
+        if value is not None:
+            raise BadInput(f"--{name} means nothing for --task {config.task} with --tokenizer {config.tokenizer}")
+
+
+def choose_budget(config: Config, arguments: list[str]) -> Config:
+    """Of `--minutes` and `--steps`, what was typed wins over what a preset or `--from-config` says; not both."""
+    typed = [name for name in ("minutes", "steps") if any(a.split("=")[0] == f"--{name}" for a in arguments)]
+    if len(typed) == 2:
+        raise BadInput("--steps and --minutes exclude each other")
+    if typed == ["minutes"]:
+        return replace(config, steps=None)
+    return config if config.steps is None else replace(config, minutes=None)
 
 
 def check_integers(task: str, n: int, V: int) -> None:
@@ -199,12 +224,16 @@ def plan_steps(config: Config, run: Run, training: Training, text: Text | None, 
                 write_json(file, plan)
                 return plan["steps"]
     step_seconds, token_seconds = calibrate(config, text, training.device, dtype)
-    evaluated = 3 * len(text.validation) if text else 2 * 1024 * training.model.shape.context
-    curve = ROWS * min(CURVE_TOKENS, evaluated) / 2 if text else ROWS * 256 * training.model.shape.context
-    other = (evaluated + curve) * token_seconds + FINISH_SECONDS
+    # Predictions: the last evaluation, and the rows of metrics.csv (for a text in the training's faster dtype).
+    context = training.model.shape.context
+    last = 2 * len(text.validation) if text else SEQUENCES * context
+    rows = ROWS * (min(CURVE_TOKENS, last) / 2 if text else ROW_SEQUENCES * context)
+    other = (last + rows) * token_seconds + FINISH_SECONDS
     left = 60 * (config.minutes or 0) - (time.perf_counter() - STARTED) - other
     steps = int(left / step_seconds)
     if steps < 1:
+        run.close()
+        shutil.rmtree(run.folder)  # nothing is in it yet, and another budget may want its name
         raise BadInput(f"--minutes {config.minutes:g} is too short: start-up and evaluation alone take that long")
     write_json(file, {"steps": steps, "step_seconds": step_seconds, "other_seconds": other, "config": run.config})
     return steps
@@ -218,7 +247,7 @@ def row_steps(steps: int) -> list[int]:
 def measure(training: Training, dtype: torch.dtype) -> dict[str, float]:
     """The validation columns of a row of metrics.csv."""
     if isinstance(training.task, IntegerTask):
-        score = score_integers(training.model, training.task, 256)
+        score = score_integers(training.model, training.task, ROW_SEQUENCES)
         half = len(score.by_position) // 2
         return {
             "val_loss": score.loss,
@@ -234,8 +263,18 @@ def measure(training: Training, dtype: torch.dtype) -> dict[str, float]:
     return {"val_loss": float(window_losses(training.model, windows, dtype).mean())}
 
 
-def train(run: Run, training: Training, steps: int, dtype: torch.dtype) -> tuple[bool, float]:
-    """All steps that are not yet done; False for a loss that is no longer finite, and the seconds of training."""
+@dataclass(frozen=True)
+class Progress:
+    """What training came to: steps made, its seconds, the minutes of earlier processes, and whether it diverged."""
+
+    steps: int
+    seconds: float
+    minutes_before: float
+    diverged: bool
+
+
+def train(run: Run, training: Training, steps: int, dtype: torch.dtype) -> Progress:
+    """All steps that are not yet done. A loss that is not finite, or worse than guessing at the end, is a divergence."""
     state = run.resume()
     done, spent, before, total = 0, 0.0, 0.0, torch.zeros((), device=training.device)
     if state:
@@ -263,9 +302,11 @@ def train(run: Run, training: Training, steps: int, dtype: torch.dtype) -> tuple
             finished = step + 1
             if finished in rows:
                 loss = float(total) / (finished - since)
-                if not math.isfinite(loss):
-                    return False, spent + time.perf_counter() - began
                 columns = measure(training, dtype)
+                guessing = math.log(training.model.shape.vocabulary)
+                worse = finished == steps and columns["val_loss"] > guessing + 0.05
+                if worse or not math.isfinite(loss + columns["val_loss"]):
+                    return Progress(finished, spent + time.perf_counter() - began, before, True)
                 run.log(
                     step=finished,
                     tokens=finished * unit,
@@ -279,17 +320,17 @@ def train(run: Run, training: Training, steps: int, dtype: torch.dtype) -> tuple
                 save(finished)
                 saved = time.perf_counter()
                 stop.leave_if_asked()
-    return True, spent + time.perf_counter() - began
+    return Progress(steps, spent + time.perf_counter() - began, before, False)
 
 
-def open_run(config: Config, text: Text | None, device: torch.device, dtype: torch.dtype) -> Run:
+def open_run(config: Config, given: Config, text: Text | None, device: torch.device, dtype: torch.dtype) -> Run:
     """The run folder, whose name and config.json depend on all that changes the numbers: settings, data, code."""
     kept = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in NOT_IN_HASH}
     data = sha256_of(f"{text.corpus.train}\0{text.corpus.validation}".encode())[:16] if text else ""
-    sources = source_hash(*(HERE / name for name in SOURCES))[:16]
+    sources = source_hash(*(HERE / f"{name}.py" for name in SOURCES))[:16]
     identity = {**kept, "data": data, "device": device.type, "dtype": str(dtype), "sources": sources}
     name = config.name or f"{config.task}-{short_hash(identity)}-s{config.seed}"
-    return Run(results_folder(config.results_dir, "transformers") / name, identity, str(device), asdict(config))
+    return Run(results_folder(config.results_dir, "transformers") / name, identity, str(device), asdict(given))
 
 
 def shown(path: Path) -> str:
@@ -300,7 +341,8 @@ def shown(path: Path) -> str:
 
 def main() -> int:
     """Data, anchors, plan, training, evaluation, figures."""
-    config = resolve(parse(Config, PRESETS, description=__doc__ or ""))
+    given = choose_budget(parse(Config, PRESETS, description=__doc__ or ""), sys.argv[1:])
+    config = resolve(given)
     device, reason = choose_device(config.device)
     configure_cpu(available_cores())
     keep_freed_memory()
@@ -311,10 +353,10 @@ def main() -> int:
     text = None if config.task in INTEGER_TASKS else load_text(config, device)
     if text and text.corpus.notice:
         print(f"NOTE: {text.corpus.notice}")
-    run = open_run(config, text, device, dtype)
+    run = open_run(config, given, text, device, dtype)
     if run.summary:
         print(f"already done: {headline(config, run.summary)}\nresults: {shown(run.folder)}")
-        return 0
+        return 0 if run.summary["status"] == "ok" else 1
     found: dict[str, Any] = {}
     if text:
         found = kept_anchors(run, text)
@@ -332,24 +374,25 @@ def main() -> int:
     epochs = f", {tokens / len(text.train):.1f} epochs" if text else ""
     print(f"plan: {n_params:,} parameters, {steps:,} steps, {tokens:,} tokens{epochs}\nresults: {shown(run.folder)}")
     try:
-        ok, seconds = train(run, training, steps, dtype)
-        numbers = report(run, training, text, found) if ok else {}
+        progress = train(run, training, steps, dtype)
+        numbers = {} if progress.diverged else report(run, training, text, found)
     except Exception:
         run.fail(traceback.format_exc())
         raise
+    done = progress.steps * training.tokens_per_step
     summary = {
-        "status": "ok" if ok else "diverged",
+        "status": "diverged" if progress.diverged else "ok",
         **numbers,
-        "train_seconds": seconds,
-        "total_seconds": time.perf_counter() - STARTED,
-        "steps": steps,
-        "tokens": tokens,
+        "train_seconds": progress.seconds,
+        "total_seconds": 60 * progress.minutes_before + time.perf_counter() - STARTED,
+        "steps": progress.steps,
+        "tokens": done,
         "n_params": n_params,
-        "tokens_per_second": tokens / seconds,
+        "tokens_per_second": done / progress.seconds,
     }
     run.finish(**summary)
     print(f"{headline(config, summary)}\n{summary['total_seconds']:.0f} s in all; {shown(run.folder)}")
-    return 0 if ok else 1
+    return 1 if progress.diverged else 0
 
 
 def kept_anchors(run: Run, text: Text) -> dict[str, Any]:

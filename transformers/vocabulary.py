@@ -76,9 +76,11 @@ def build(kind: str, training_text: str, vocab_size: int | None = None, cover: s
 
 
 def from_state(state: dict[str, Any]) -> Vocabulary:
-    """The vocabulary that wrote `state`."""
+    """The vocabulary that wrote `state`; KeyError, TypeError or ValueError for what is no such state."""
     if state["kind"] == "bpe":
         return BpeVocabulary(state["json"])
+    if state["kind"] not in KINDS:
+        raise ValueError(f"there is no tokenizer called {state['kind']}")
     return PieceVocabulary(state["kind"], state["pieces"], state["byte_fallback"])
 
 
@@ -175,7 +177,10 @@ class BpeVocabulary(Vocabulary):
 
     def __init__(self, json: str):
         self.json = json
-        self.tokenizer = tokenizers.Tokenizer.from_str(json)
+        try:
+            self.tokenizer = tokenizers.Tokenizer.from_str(json)
+        except Exception as error:  # the library has no narrower one
+            raise ValueError(f"not the JSON of a tokenizer: {error}") from None
         byte_of = byte_level_alphabet()
         spelled = sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1])
         super().__init__([bytes(byte_of[character] for character in token) for token, _ in spelled])

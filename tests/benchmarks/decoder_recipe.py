@@ -78,7 +78,7 @@ def run(variant: str, lr: float, seed: int, steps: int, development: bool) -> di
     for step in range(steps):
         training.step(step, steps)
     seconds = time.perf_counter() - start
-    loss = float(token_losses(training.model, text.validation, training.model.shape.context).mean())
+    loss = float(token_losses(training.model, text.validation, training.model.shape.context)[0].mean())
     text_name = "development" if development else "validation"
     row = {"variant": variant, "lr": lr, "seed": seed, "text": text_name, "steps": steps, "seconds": round(seconds, 2)}
     return {**row, "loss": loss if math.isfinite(loss) else None}
@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread, each on a core of its own")
     options = parser.parse_args()
-    sources = source_hash(Path(__file__), *(ROOT / "transformers" / name for name in train.SOURCES))
+    sources = source_hash(Path(__file__), *(ROOT / "transformers" / f"{name}.py" for name in train.SOURCES))
     folder = ROOT / "results" / "transformers" / f"recipe-{short_hash(sources)}"
     with Pool(options.workers, start_worker) as pool:
         {"ablation": ablation, "rates": rates}[options.what](pool, folder, options.seeds)
