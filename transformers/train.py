@@ -121,7 +121,7 @@ INTEGER_RECIPE = {**TEXT_RECIPE, "layers": 2, "batch": 32, "dropout": 0.0}
 RECIPES: dict[str, dict[str, Any]] = {
     "ascending": {**INTEGER_RECIPE, "minutes": 0.4, "width": 64, "length": 32, "vocab": 64},
     "repeat": {**INTEGER_RECIPE, "minutes": 0.9, "width": 64, "length": 32, "vocab": 64},
-    "induction": {**INTEGER_RECIPE, "minutes": 2.0, "length": 64, "vocab": 256},
+    "induction": {**INTEGER_RECIPE, "minutes": 1.5, "length": 64, "vocab": 256},
     **dict.fromkeys(("shakespeare", "kjv", "tinyshakespeare", "text"), TEXT_RECIPE),
 }
 LONG_MINUTES, LONG_RECIPE = 8.0, {"heads": 3, "width": 192}  # a text run of so many minutes has time for more width
