@@ -116,7 +116,7 @@ def same_weights(one: str, other: str) -> bool:
 
 
 def config_of(*arguments: str) -> train.Config:
-    return train.resolve(parse(train.Config, train.PRESETS, list(arguments)))
+    return train.resolve(train.choose_budget(parse(train.Config, train.PRESETS, list(arguments)), list(arguments)))
 
 
 # ---------------------------------------------------------------- what it writes
@@ -151,7 +151,7 @@ def test_a_text_run(place, monkeypatch, capsys, tokenizer, arch):
     # the losses from the saved model on the last tenth of the file, and their bits per character of the text itself
     validation = TEXT[int(0.9 * len(TEXT)) :]
     ids = torch.from_numpy(vocabulary.encode(validation))
-    cold, sliding = (token_losses(trained.model, ids, 16, stride) for stride in (None, 8))
+    cold, sliding = token_losses(trained.model, ids, 16)
     assert summary["val_loss"] == pytest.approx(float(cold.mean()), abs=1e-5)
     assert summary["val_loss_sliding"] == pytest.approx(float(sliding.mean()), abs=1e-5)
     predicted = vocabulary.decode(ids[1:])
@@ -630,7 +630,7 @@ def test_two_processes_do_not_share_a_folder(plain, monkeypatch, capsys):
     config = config_of(*TINY, "--results-dir", "results", "--name", "a")
     text = training.load_text(config, torch.device("cpu"))
     dtype, _ = train.compute_dtype(torch.device("cpu"))
-    held = train.open_run(config, text, torch.device("cpu"), dtype)
+    held = train.open_run(config, config, text, torch.device("cpu"), dtype)
     assert inline(monkeypatch, *TINY, "--name", "a") == 2
     assert "is in use by another process" in one_sentence(capsys.readouterr().err)
     held.close()

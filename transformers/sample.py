@@ -117,8 +117,8 @@ def check(config: Config) -> None:
         raise BadInput(f"--top-k must be 0 or more, not {config.top_k}")
     if not 0 < config.top_p <= 1:
         raise BadInput(f"--top-p must be above 0 and at most 1, not {config.top_p}")
-    if config.seed < 0:
-        raise BadInput(f"--seed must not be negative, and it is {config.seed}")
+    if not 0 <= config.seed < 1 << 63:
+        raise BadInput(f"--seed must not be negative or above 2^63 - 1, and it is {config.seed}")
     if not config.prompt:
         raise BadInput("--prompt is empty: give at least one character to continue")
 

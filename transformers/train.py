@@ -41,13 +41,14 @@ from decoder import MODERN
 from evaluation import SEQUENCES, checkpoint_state, score_integers, window_losses
 from lmreport import headline, report
 from tasks import INTEGER_TASKS, IntegerTask
-from training import Text, Training, calibrate, load_text
+from training import FLAT, Text, Training, calibrate, load_text
 
 HERE = Path(__file__).resolve().parent
 SOURCES = ("decoder", "kernels", "muon", "tasks", "corpora", "vocabulary", "training", "evaluation")
 NOT_IN_HASH = {"preset", "device", "results_dir", "data_dir", "name", "from_config", "text"}
 ROWS = 24  # of metrics.csv, denser at the beginning
 SAVE_SECONDS = 20.0
+REVISE = 0.3  # of the planned steps, after which their number is decided for good; less than training.FLAT
 FINISH_SECONDS = 5.0  # figures, a sample of SAMPLE_TOKENS, the last checkpoint
 ROW_SEQUENCES = 256  # of an integer task, for the same; evaluation.SEQUENCES for the summary
 CURVE_TOKENS = 16_384  # of the validation text, for the rows of metrics.csv; the summary's number is on all of it
@@ -157,15 +158,15 @@ def resolve(config: Config) -> Config:
         value = getattr(config, name)
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise BadInput(f"--{name} must be positive, not {value}")
-    if config.seed < 0:
-        raise BadInput(f"--seed must not be negative, and it is {config.seed}")
+    if not 0 <= config.seed < 1 << 63:
+        raise BadInput(f"--seed must not be negative or above 2^63 - 1, and it is {config.seed}")
     if config.width % (2 * config.heads) or config.width % 16:  # type: ignore[operator]
         raise BadInput(f"--width {config.width} must be a multiple of 16 and of twice --heads {config.heads}")
     for name in ("dropout", "smoothing"):
         if not 0 <= (getattr(config, name) or 0) < 1:
             raise BadInput(f"--{name} must be at least 0 and below 1, not {getattr(config, name)}")
     if not (config.decay >= 0 and math.isfinite(config.decay)):
-        raise BadInput(f"--decay must be 0 or more, not {config.decay}")
+        raise BadInput(f"--decay must not be negative or infinite, and it is {config.decay}")
     if integers:
         check_integers(config.task, config.length or 0, config.vocab or 0)
     return config
@@ -173,14 +174,18 @@ def resolve(config: Config) -> Config:
 
 def check_belongs(config: Config, integers: bool) -> None:
     """BadInput for a setting that the task would ignore."""
+    if config.text is not None and config.task != "text":
+        raise BadInput(f"--text goes with --task text, not with --task {config.task}")
+    if integers and config.tokenizer != "char":
+        raise BadInput(f"--tokenizer is for texts, and --task {config.task} is integers")
     if integers:
-        given = {"text": config.text, "context": config.context, "development": config.development or None}
-        given["tokenizer"] = None if config.tokenizer == "char" else config.tokenizer
+        given = {"context": config.context, "development": config.development or None}
     else:
         given = {"length": config.length, "vocab": config.vocab if config.tokenizer == "char" else None}
     for name, value in given.items():
         if value is not None:
-            raise BadInput(f"--{name} means nothing for --task {config.task} with --tokenizer {config.tokenizer}")
+            why = "is integers" if integers else f"is a text in tokens of kind {config.tokenizer}"
+            raise BadInput(f"--{name} means nothing here: --task {config.task} {why}")
 
 
 def choose_budget(config: Config, arguments: list[str]) -> Config:
@@ -208,40 +213,75 @@ def check_integers(task: str, n: int, V: int) -> None:
 # ---------------------------------------------------------------- training
 
 
-def plan_steps(config: Config, run: Run, training: Training, text: Text | None, dtype: torch.dtype) -> int:
-    """The number of steps: given, or as many as fit into `--minutes`; stored in plan.json, so that a rerun is exact.
+@dataclass(frozen=True)
+class Plan:
+    """`steps` in all. For `--minutes` it is decided twice: a first guess, and after `revised_at` steps for good."""
+
+    steps: int
+    first_steps: int
+    revised_at: int | None = None
+    final: bool = True
+    deadline_minutes: float = math.inf
+    """when training is to end, in minutes since the command began"""
+
+    @property
+    def rows(self) -> list[int]:
+        """The steps after which a row of metrics.csv is written, ROWS of them or so, denser at the beginning."""
+        first, last = (
+            {max(1, round(n * (i / ROWS) ** 1.5)) for i in range(1, ROWS + 1)} for n in (self.first_steps, self.steps)
+        )
+        cut = self.revised_at or 0
+        return sorted({row for row in first if row <= cut} | {row for row in last if row > cut})
+
+
+def make_plan(config: Config, run: Run, training: Training, text: Text | None, dtype: torch.dtype) -> Plan:
+    """The number of steps: given, or as many as fit into `--minutes`; kept in plan.json, so that a rerun is exact.
 
     `--from-config` takes the plan beside that config.json, if it is for the same numbers.
     """
     if config.steps is not None:
-        return config.steps
+        return Plan(config.steps, config.steps)
     file = run.folder / "plan.json"
     given = Path(config.from_config).parent / "plan.json" if config.from_config else file
     for known in (file, given):
         if known.exists():
-            plan = read_json(known)
-            if isinstance(plan, dict) and plan.get("config") == run.config and plan.get("steps", 0) > 0:
-                write_json(file, plan)
-                return plan["steps"]
+            kept = read_json(known)
+            if isinstance(kept, dict) and kept.pop("config", None) == run.config:
+                plan = Plan(**kept)
+                keep_plan(run, plan)
+                return plan
     step_seconds, token_seconds = calibrate(config, text, training.device, dtype)
     # Predictions: the last evaluation, and the rows of metrics.csv (for a text in the training's faster dtype).
     context = training.model.shape.context
     last = 2 * len(text.validation) if text else SEQUENCES * context
     rows = ROWS * (min(CURVE_TOKENS, last) / 2 if text else ROW_SEQUENCES * context)
-    other = (last + rows) * token_seconds + FINISH_SECONDS
-    left = 60 * (config.minutes or 0) - (time.perf_counter() - STARTED) - other
+    deadline = (config.minutes or 0) - (last * token_seconds + FINISH_SECONDS) / 60
+    left = 60 * deadline - (time.perf_counter() - STARTED) - rows * token_seconds
     steps = int(left / step_seconds)
     if steps < 1:
         run.close()
         shutil.rmtree(run.folder)  # nothing is in it yet, and another budget may want its name
         raise BadInput(f"--minutes {config.minutes:g} is too short: start-up and evaluation alone take that long")
-    write_json(file, {"steps": steps, "step_seconds": step_seconds, "other_seconds": other, "config": run.config})
-    return steps
+    # While the learning rate is flat, the number of steps has had no influence yet and can still be corrected. The
+    # paper's schedule is never flat: there the first guess stays.
+    revised_at = None if training.paper else int(REVISE * steps) or None
+    plan = Plan(steps, steps, revised_at, final=revised_at is None, deadline_minutes=deadline)
+    keep_plan(run, plan)
+    return plan
 
 
-def row_steps(steps: int) -> list[int]:
-    """The steps after which a row is written: ROWS of them or fewer, denser at the beginning, the last one included."""
-    return sorted({max(1, round(steps * (i / ROWS) ** 1.5)) for i in range(1, ROWS + 1)})
+def keep_plan(run: Run, plan: Plan) -> None:
+    """Write plan.json."""
+    write_json(run.folder / "plan.json", {**asdict(plan), "config": run.config})
+
+
+def revise(plan: Plan, done: int, minutes: float, step_seconds: float) -> Plan:
+    """The plan again, from the speed of the steps `done` in so many `minutes` since the command began.
+
+    The flat part of the schedule must not have ended, so the run never gets much shorter than it is.
+    """
+    left = int(60 * (plan.deadline_minutes - minutes) / step_seconds)
+    return replace(plan, steps=max(done + left, math.ceil(done / FLAT) + 1), final=True)
 
 
 def measure(training: Training, dtype: torch.dtype) -> dict[str, float]:
@@ -273,7 +313,7 @@ class Progress:
     diverged: bool
 
 
-def train(run: Run, training: Training, steps: int, dtype: torch.dtype) -> Progress:
+def train(run: Run, training: Training, plan: Plan, dtype: torch.dtype) -> Progress:
     """All steps that are not yet done. A loss that is not finite, or worse than guessing at the end, is a divergence."""
     state = run.resume()
     done, spent, before, total = 0, 0.0, 0.0, torch.zeros((), device=training.device)
@@ -283,7 +323,7 @@ def train(run: Run, training: Training, steps: int, dtype: torch.dtype) -> Progr
         done, spent, before = state["step"], state["seconds"], state["minutes"]
         total = state["total"].to(training.device)
         print(f"going on at step {done:,}")
-    rows = row_steps(steps)
+    rows, steps = plan.rows, plan.steps
     since = max((row for row in rows if row <= done), default=0)
     unit = training.tokens_per_step
     began = saved = time.perf_counter()
@@ -296,28 +336,35 @@ def train(run: Run, training: Training, steps: int, dtype: torch.dtype) -> Progr
         run.save(step, {**state, **clock, "optimizer": training.optimizer.state_dict(), "total": total})
 
     with Interrupt() as stop, tqdm(total=steps, initial=done, unit="step", smoothing=0.05) as bar:
-        for step in range(done, steps):
-            total = total + training.step(step, steps)
+        while done < steps:
+            total = total + training.step(done, steps)
+            done += 1
             bar.update()
-            finished = step + 1
-            if finished in rows:
-                loss = float(total) / (finished - since)
+            if not plan.final and done == plan.revised_at:
+                now = time.perf_counter()
+                pace = (spent + now - began) / done  # of a step with its share of the rows
+                plan = revise(plan, done, before + (now - STARTED) / 60, pace)
+                keep_plan(run, plan)
+                rows, steps = plan.rows, plan.steps
+                bar.total = steps
+            if done in rows:
+                loss = float(total) / (done - since)
                 columns = measure(training, dtype)
                 guessing = math.log(training.model.shape.vocabulary)
-                worse = finished == steps and columns["val_loss"] > guessing + 0.05
+                worse = done == steps and columns["val_loss"] > guessing + 0.05
                 if worse or not math.isfinite(loss + columns["val_loss"]):
-                    return Progress(finished, spent + time.perf_counter() - began, before, True)
+                    return Progress(done, spent + time.perf_counter() - began, before, True)
                 run.log(
-                    step=finished,
-                    tokens=finished * unit,
+                    step=done,
+                    tokens=done * unit,
                     minutes=before + (time.perf_counter() - STARTED) / 60,
                     train_loss=loss,
                     **columns,
                 )
                 bar.set_postfix_str(f"train {loss:.3f}, validation {columns['val_loss']:.3f}", refresh=False)
-                total, since = torch.zeros_like(total), finished
-            if stop.asked or time.perf_counter() - saved > SAVE_SECONDS or finished == steps:
-                save(finished)
+                total, since = torch.zeros_like(total), done
+            if stop.asked or time.perf_counter() - saved > SAVE_SECONDS or done == steps:
+                save(done)
                 saved = time.perf_counter()
                 stop.leave_if_asked()
     return Progress(steps, spent + time.perf_counter() - began, before, False)
@@ -368,13 +415,15 @@ def main() -> int:
             f"xz {found['xz_nats_per_char']:.3f}" + (f", PPMd {ppmd:.3f}" if ppmd is not None else "")
         )
     training = Training(config, text, device, dtype)
-    steps = plan_steps(config, run, training, text, dtype)
+    plan = make_plan(config, run, training, text, dtype)
     n_params = sum(p.numel() for p in training.model.parameters())
-    tokens = steps * training.tokens_per_step
+    tokens = plan.steps * training.tokens_per_step
     epochs = f", {tokens / len(text.train):.1f} epochs" if text else ""
-    print(f"plan: {n_params:,} parameters, {steps:,} steps, {tokens:,} tokens{epochs}\nresults: {shown(run.folder)}")
+    about = "" if plan.final else "about "
+    print(f"plan: {n_params:,} parameters, {about}{plan.steps:,} steps, {tokens:,} tokens{epochs}")
+    print(f"results: {shown(run.folder)}")
     try:
-        progress = train(run, training, steps, dtype)
+        progress = train(run, training, plan, dtype)
         numbers = {} if progress.diverged else report(run, training, text, found)
     except Exception:
         run.fail(traceback.format_exc())

@@ -1,0 +1,90 @@
+"""README's numbers on the transformers against the committed runs, and what was asked of these."""
+
+import csv
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.run import read_metrics
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT / "results/reference/transformers"
+README = (ROOT / "README.md").read_text()
+TINY = [f"tinyshakespeare-s{seed}" for seed in range(3)]
+
+
+def summary(name: str) -> dict[str, Any]:
+    return json.loads((REFERENCE / name / "summary.json").read_text())
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    with open(REFERENCE / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_tinyshakespeare_in_three_minutes():
+    losses = [summary(name)["val_loss"] for name in TINY]
+    assert statistics.mean(losses) <= 1.50
+    assert all(summary(name)["total_seconds"] <= 198 for name in TINY)
+    assert f"**{statistics.mean(losses):.3f}**" in README
+    for loss in losses:
+        assert f"{loss:.4f}" in README
+
+
+def test_beside_nanogpt_at_equal_wall_clock():
+    table = rows("beside_nanogpt.csv")
+    (theirs,) = (row for row in table if row["system"] == "nanoGPT")
+    ours = [row for row in table if row["system"] == "ours"]
+    assert len(ours) >= 3
+    assert all(float(row["seconds"]) <= float(theirs["seconds"]) for row in ours)
+    mean = statistics.mean(float(row["val_loss"]) for row in ours)
+    assert mean < float(theirs["val_loss"]) - 0.3
+    for number in (f"{mean:.3f}", f"{float(theirs['val_loss']):.3f}", f"{float(theirs['own_val_loss']):.3f}"):
+        assert number in README
+    slowest = max(float(row["seconds_to_nanogpt"]) for row in ours)
+    assert f"{slowest:.0f} s" in README
+    assert f"{float(theirs['seconds']):.0f} s" in README
+
+
+@pytest.mark.parametrize("task", ["shakespeare", "kjv"])
+def test_a_text_is_modelled_far_better_than_by_its_n_gram(task):
+    run = summary(task)
+    per_char = run["val_bits_per_char"] * math.log(2)
+    assert run["val_loss"] == pytest.approx(per_char, rel=1e-6)  # a token is a character here
+    assert per_char <= run["ngram_nats_per_char"] - 0.15
+    assert run["total_seconds"] <= 300
+    for number in (run["val_loss"], run["val_loss_sliding"], run["ngram_nats_per_char"], run["xz_nats_per_char"]):
+        assert f"{number:.3f}" in README
+    assert f"{run['ppmd_nats_per_char']:.3f}" in README
+    assert len((REFERENCE / task / "sample.txt").read_text()) > 300
+
+
+@pytest.mark.parametrize(("name", "seconds"), [("ascending", 30), ("repeat-5", 30), ("repeat-32", 120)])
+def test_integers_reach_their_exact_floor(name, seconds):
+    run = summary(name)
+    assert run["total_seconds"] <= seconds
+    assert run["accuracy"] == 1
+    assert run["second_half_loss"] < 0.01
+    assert run["val_loss"] == pytest.approx(run["floor"], abs=0.02)
+
+
+def test_induction_needs_two_layers():
+    for seed in range(3):
+        two, one = (summary(f"induction-{layers}-layers-s{seed}") for layers in (2, 1))
+        assert two["second_half_loss"] < 0.1 < 1 < one["second_half_loss"]
+        assert two["total_seconds"] <= 300
+        assert f"{two['second_half_loss']:.4f}" in README
+        assert f"{one['second_half_loss']:.2f}" in README
+
+
+@pytest.mark.parametrize("name", [*TINY, "shakespeare", "kjv", "ascending", "repeat-5", "repeat-32"])
+def test_the_curve_ends_where_the_summary_says(name):
+    run, metrics = summary(name), read_metrics(REFERENCE / name / "metrics.csv")
+    assert metrics["step"][-1] == run["steps"]
+    assert metrics["tokens"][-1] == run["tokens"]
+    assert metrics["val_loss"][-1] == pytest.approx(run["val_loss"], abs=0.06)
+    assert (metrics["minutes"] * 60 <= run["total_seconds"]).all()
