@@ -19,6 +19,7 @@ from common.run import save_checkpoint
 from decoder import Decoder
 from evaluation import checkpoint_state
 from sample import choose, generate
+from tasks import mix
 from tiny_decoder import VARIANTS, name_of, random_tokens, tiny_decoder
 from vocabulary import build
 
@@ -28,7 +29,7 @@ logit_rows = st.lists(st.integers(-40, 40), min_size=2, max_size=12, unique=True
 
 
 def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator().manual_seed(mix(seed, 0))
 
 
 # ---------------------------------------------------------------- which token

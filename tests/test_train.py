@@ -164,13 +164,13 @@ def test_a_text_run(place, monkeypatch, capsys, tokenizer, arch):
 
     rows = metrics_of("a")
     assert list(rows[0]) == ["step", "tokens", "train_loss", "val_loss"]
-    assert [int(row["step"]) for row in rows] == train.row_steps(40)
+    assert [int(row["step"]) for row in rows] == train.Plan(40, 40).rows
     assert all(int(row["tokens"]) == 64 * int(row["step"]) for row in rows)
     minutes = minutes_of("a")
     assert minutes == sorted(minutes)
     assert 0 < 60 * minutes[-1] <= summary["total_seconds"]
 
-    sample = (folder / "sample.txt").read_text(encoding="utf-8")
+    sample = (folder / "sample.txt").read_bytes().decode()
     assert sample.strip() in out
     train_text = TEXT[: int(0.9 * len(TEXT))]
     match = summary["sample_longest_match"]
@@ -212,7 +212,7 @@ def test_an_integer_run(place, monkeypatch, capsys, task, arch, floor):
         "second_half_loss",
         "accuracy",
     ]
-    assert [int(row["step"]) for row in rows] == train.row_steps(40)
+    assert [int(row["step"]) for row in rows] == train.Plan(40, 40).rows
     for name in ("loss.png", "loss.pdf", "attention.png", "attention.pdf"):
         assert (RUNS / "a" / name).stat().st_size > 5000
     assert not (RUNS / "a/sample.txt").exists()
@@ -297,7 +297,7 @@ def test_attention_maps_are_the_weights_and_leave_the_model_alone():
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 40, 1000, 123_456])
 def test_rows_are_denser_at_the_beginning_and_include_the_end(steps):
-    rows = train.row_steps(steps)
+    rows = train.Plan(steps, steps).rows
     assert rows == sorted(set(rows))
     assert rows[0] >= 1
     assert rows[-1] == steps
@@ -405,24 +405,66 @@ def test_minutes_become_steps_once_and_for_all(plain, monkeypatch, capsys):
     monkeypatch.setattr(train, "calibrate", calibrate)
     monkeypatch.setattr(train, "STARTED", time.perf_counter())
     arguments = (*TINY[:-2], "--minutes", "0.12")
+    step = training.Training.step
+
+    def breaking(self: Any, number: int, steps: int) -> torch.Tensor:
+        if number == 40:  # after the number of steps has been decided for good, and before any checkpoint
+            raise RuntimeError("a power cut")
+        return step(self, number, steps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Training, "step", breaking)
+        patch.setattr(sys, "argv", ["transformers/train.py", "--results-dir", "results", *arguments, "--name", "a"])
+        with pytest.raises(RuntimeError, match="a power cut"):
+            run_main(train.main)
+    plan = json.loads((RUNS / "a/plan.json").read_text())
+    assert plan["first_steps"] == pytest.approx((60 * plan["deadline_minutes"] - asked[0]) / 0.03, abs=3)
+    assert f"about {plan['first_steps']:,} steps" in capsys.readouterr().out
+    assert plan["revised_at"] == int(0.3 * plan["first_steps"]) < 40
+    assert plan["final"]
+    assert plan["steps"] != plan["first_steps"]  # a tiny step takes less than the 0.03 s it was said to take
+    # the same command goes on with the same plan
     assert inline(monkeypatch, *arguments, "--name", "a") == 0
     steps = summary_of("a")["steps"]
-    plan = json.loads((RUNS / "a/plan.json").read_text())
-    assert plan["steps"] == steps
-    assert steps == pytest.approx((7.2 - asked[0] - plan["other_seconds"]) / 0.03, abs=3)
-    assert f"{steps:,} steps" in capsys.readouterr().out
-    # without a summary the same command goes on with the same plan
-    (RUNS / "a/summary.json").unlink()
-    assert inline(monkeypatch, *arguments, "--name", "a") == 0
+    assert steps == plan["steps"]
     # and its config.json repeats it elsewhere
     assert inline(monkeypatch, "--from-config", str(RUNS / "a/config.json"), "--name", "b") == 0
-    assert summary_of("a")["steps"] == summary_of("b")["steps"] == steps
+    assert summary_of("b")["steps"] == steps
     assert same_weights("a", "b")
     assert len(asked) == 1
     # other settings are measured anew
     monkeypatch.setattr(train, "STARTED", time.perf_counter())
     assert inline(monkeypatch, "--from-config", str(RUNS / "a/config.json"), "--seed", "1", "--name", "c") == 0
     assert len(asked) == 2
+
+
+def test_a_plan_is_revised_from_the_runs_own_speed():
+    plan = train.Plan(100, 100, 30, False, 1.0)
+    # half a minute is left, at a tenth of a second a step
+    assert train.revise(plan, 30, 0.5, 0.1) == train.Plan(330, 100, 30, True, 1.0)
+    # with no time left, the learning rate still has to be flat up to here: 30 < 0.4 x steps
+    late = train.revise(plan, 30, 1.5, 0.1).steps
+    assert 30 < training.FLAT * late < 32
+    for steps in (late, 330):
+        rows = train.revise(plan, 30, 1.0 - (steps - 30) / 600, 0.1).rows
+        assert [row for row in rows if row <= 30] == [row for row in plan.rows if row <= 30]
+        assert rows[-1] == pytest.approx(max(steps, late), abs=1)
+
+
+def test_a_damaged_or_missing_plan_is_one_sentence(plain, monkeypatch, capsys):
+    monkeypatch.setattr(train, "calibrate", lambda *_: (0.03, 1e-6))
+    monkeypatch.setattr(train, "STARTED", time.perf_counter())
+    arguments = (*TINY[:-2], "--minutes", "0.12", "--name", "a")
+    assert inline(monkeypatch, *arguments) == 0
+    (RUNS / "a/summary.json").unlink()
+    file = RUNS / "a/plan.json"
+    plan = json.loads(file.read_text())
+    file.write_text(json.dumps({**plan, "more": 1}))
+    assert inline(monkeypatch, *arguments) == 2
+    assert "is damaged" in one_sentence(capsys.readouterr().err)
+    file.unlink()
+    assert inline(monkeypatch, *arguments) == 2
+    assert "is gone" in one_sentence(capsys.readouterr().err)
 
 
 def test_a_budget_too_small_for_one_step(plain, monkeypatch, capsys):

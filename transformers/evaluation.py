@@ -15,6 +15,7 @@ from torch import Tensor
 from common.errors import BadInput
 from common.run import load_checkpoint
 from decoder import MODERN, Decoder, Shape
+from kernels import kernels_for
 from tasks import EVALUATION, IntegerTask
 from vocabulary import Vocabulary, from_state
 
@@ -82,7 +83,7 @@ class IntegerScore:
 
 
 def score_integers(model: Decoder, task: IntegerTask, count: int = SEQUENCES) -> IntegerScore:
-    """The model on `count` fresh sequences that no training step has seen."""
+    """The model on `count` sequences drawn for evaluation (a short task has so few that training has seen them too)."""
     by_position = np.zeros(task.context)
     scored_loss, scored, right, done = 0.0, 0, 0, 0
     with evaluating(model):
@@ -131,7 +132,7 @@ def load_trained(path: Path, device: torch.device) -> Trained:
             raise ValueError("impossible sizes")
         if not set(shape.parts) <= set(MODERN):
             raise ValueError("unknown parts")
-        model = Decoder(shape)
+        model = Decoder(shape, kernels=kernels_for(device))
         model.load_state_dict(state["model"])
         vocabulary = from_state(state["vocabulary"]) if state["vocabulary"] is not None else None
         if vocabulary is not None and vocabulary.size != shape.vocabulary:

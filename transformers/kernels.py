@@ -141,3 +141,8 @@ class Kernels:
 
 PLAIN = Kernels(plain_rms_norm, plain_relu_squared, plain_rotate, plain_attention)
 FAST = Kernels(RMSNorm.apply, ReluSquared.apply, Rotate.apply, Attention.apply)
+
+
+def kernels_for(device: torch.device) -> Kernels:
+    """FAST on the CPU, which it was made for and measured on; elsewhere PyTorch's own gradients."""
+    return FAST if device.type == "cpu" else PLAIN

@@ -41,7 +41,7 @@ def text_figure(
             (axes[1], "minutes", "minutes since the command began"),
         ):
             ax.plot(metrics[key], metrics["train_loss"], color="0.65", label="training, since the last point")
-            ax.plot(metrics[key], metrics["val_loss"], color=PALETTE[0], marker=".", label=f"{what}, 16 k tokens")
+            ax.plot(metrics[key], metrics["val_loss"], color=PALETTE[0], marker=".", label=f"{what}, a part of it")
             ax.plot(metrics[key][-1], numbers["val_loss"], "*", ms=11, color=PALETTE[0], label=f"{what}, whole text")
             for name, nats, color, line in anchors:
                 ax.axhline(nats * per_token, color=color, ls=line, label=name)
@@ -62,7 +62,7 @@ def _against_position(
     ax: Axes, by_position: np.ndarray, anchors: list[tuple], per_token: float, what: str, unit: str
 ) -> None:
     place = np.arange(1, len(by_position) + 1)
-    # Geometric bins: each point is a mean over places 1, 2, 3-4, 5-8, …
+    # Bins that grow by a factor of sqrt(2): each point is the mean over its places.
     edges = np.unique(np.minimum(2 ** np.arange(0, np.log2(len(place)) + 2, 0.5), len(place) + 1).astype(int))
     middle = [place[a - 1 : b - 1].mean() for a, b in pairwise(edges)]
     mean = [by_position[a - 1 : b - 1].mean() for a, b in pairwise(edges)]
@@ -96,7 +96,7 @@ def integer_figure(metrics: Metrics, by_position: np.ndarray, task: IntegerTask,
         axes[1].legend()
         place = np.arange(1, len(by_position) + 1)
         axes[2].plot(place, by_position, color=PALETTE[0], marker=".", ls="", label="model, 1,024 fresh sequences")
-        axes[2].plot(place, task.floors, color="black", lw=1.0, label="exact floor")
+        axes[2].step(place, task.floors, where="mid", color="black", lw=1.0, label="exact floor")
         axes[2].set(xlabel="position of the predicted token", ylabel="loss (nats per token)", title="loss by position")
         axes[2].legend()
         save_figure(figure, path)

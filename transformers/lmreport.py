@@ -63,7 +63,9 @@ def integer_summary(training: Training, task: IntegerTask) -> tuple[dict[str, An
 def headline(config: "Config", summary: dict[str, Any]) -> str:
     """One sentence: what was reached, beside what there is to compare it with."""
     if summary["status"] != "ok":
-        return f"{config.task}: the loss is no longer finite (diverged); try a smaller --lr than {config.lr:g}"
+        return (
+            f"{config.task}: diverged, the loss is not finite or worse than at the start; try --lr below {config.lr:g}"
+        )
     if config.task in INTEGER_TASKS:
         return (
             f"{config.task}: loss {summary['val_loss']:.4f} nats per token (exact floor {summary['floor']:.4f}), "
@@ -93,7 +95,8 @@ def report(run: Run, training: Training, text: Text | None, found: dict[str, Any
     else:
         numbers, by_position, sample = text_summary(training, text, found)
         write_text(run.folder / "sample.txt", sample)
-        lmplots.text_figure(metrics, by_position, numbers, training.config.task, run.folder / "loss")
+        what = "development" if training.config.development else "validation"
+        lmplots.text_figure(metrics, by_position, numbers, training.config.task, run.folder / "loss", what)
         print(f"\n{sample.strip()}\n")
         print(
             f"longest verbatim match of this sample with the training text: {numbers['sample_longest_match']} "

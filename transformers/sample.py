@@ -34,8 +34,8 @@ from vocabulary import Vocabulary
 class Config:
     checkpoint: str | None = None
     """checkpoint.pt of a text run; default: the latest"""
-    prompt: str = "\n"
-    """text to continue"""
+    prompt: str | None = None
+    """text to continue; default: a new line, or the first character the model knows"""
     tokens: int = 500
     """tokens to add"""
     temperature: float = 0.8
@@ -119,7 +119,7 @@ def check(config: Config) -> None:
         raise BadInput(f"--top-p must be above 0 and at most 1, not {config.top_p}")
     if not 0 <= config.seed < 1 << 63:
         raise BadInput(f"--seed must not be negative or above 2^63 - 1, and it is {config.seed}")
-    if not config.prompt:
+    if config.prompt == "":
         raise BadInput("--prompt is empty: give at least one character to continue")
 
 
@@ -144,11 +144,15 @@ def main() -> int:
     check(config)
     device, _ = choose_device(config.device, tiny=True)
     configure_cpu(1)  # a token is too little work to share
-    model, vocabulary = load_text_model(text_checkpoint(config.checkpoint, config.results_dir), device)
-    prompt = torch.from_numpy(vocabulary.encode(config.prompt, strict=True))[None].to(device)
+    path = text_checkpoint(config.checkpoint, config.results_dir)
+    model, vocabulary = load_text_model(path, device)
+    start = "\n" if b"\n" in vocabulary.tokens else vocabulary.tokens[0].decode("utf-8", "replace")
+    text = start if config.prompt is None else config.prompt
+    prompt = torch.from_numpy(vocabulary.encode(text, strict=True))[None].to(device)
     random = torch.Generator(device).manual_seed(mix(config.seed, 0))
+    print(f"from {os.path.relpath(path)}", file=sys.stderr)
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode  # a token may end inside a character
-    print(config.prompt, end="", flush=True)
+    print(text, end="", flush=True)
     started = time.perf_counter()
     for token in generate(model, prompt, config.tokens, config.temperature, config.top_k, config.top_p, random):
         print(decode(vocabulary.tokens[int(token)]), end="", flush=True)

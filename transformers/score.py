@@ -54,7 +54,8 @@ def validation_text(checkpoint: Path, data_dir: str | None) -> str:
         task, text, development = given["task"], given["text"], given["development"]
     except (KeyError, TypeError):
         raise BadInput(f"{file} is not the config.json of a transformers run: give --text FILE") from None
-    return load_corpus(task, data_root(data_dir or given.get("data_dir")), text, development).validation
+    root = data_root(data_dir or given.get("data_dir")) if task == "tinyshakespeare" else Path()
+    return load_corpus(task, root, text, development).validation
 
 
 def score(model: Decoder, vocabulary: Vocabulary, text: str) -> dict[str, Any]:

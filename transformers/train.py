@@ -34,9 +34,19 @@ from tqdm import tqdm
 
 from common.cli import Interrupt, parse, run_main
 from common.data import sha256_of
-from common.device import DeviceName, choose_device, compute_dtype, configure_cpu, keep_freed_memory
+from common.device import DeviceName, choose_device, compute_dtype, configure_cpu, keep_freed_memory, synchronize
 from common.errors import BadInput
-from common.run import Run, available_cores, check_name, read_json, results_folder, short_hash, source_hash, write_json
+from common.run import (
+    Run,
+    available_cores,
+    check_name,
+    read_json,
+    read_metrics,
+    results_folder,
+    short_hash,
+    source_hash,
+    write_json,
+)
 from decoder import MODERN
 from evaluation import SEQUENCES, checkpoint_state, score_integers, window_losses
 from lmreport import headline, report
@@ -50,8 +60,8 @@ ROWS = 24  # of metrics.csv, denser at the beginning
 SAVE_SECONDS = 20.0
 REVISE = 0.3  # of the planned steps, after which their number is decided for good; less than training.FLAT
 FINISH_SECONDS = 5.0  # figures, a sample of SAMPLE_TOKENS, the last checkpoint
-ROW_SEQUENCES = 256  # of an integer task, for the same; evaluation.SEQUENCES for the summary
 CURVE_TOKENS = 16_384  # of the validation text, for the rows of metrics.csv; the summary's number is on all of it
+ROW_SEQUENCES = 256  # of an integer task, for the same; the summary's number is on evaluation.SEQUENCES of them
 
 Task = Literal["ascending", "repeat", "induction", "shakespeare", "tinyshakespeare", "kjv", "text"]
 
@@ -87,7 +97,8 @@ class Config:
     arch: Literal["modern", "vaswani"] = "modern"
     """modern: every part of decoder.MODERN and Muon; vaswani: the paper's decoder, optimiser and schedule"""
     without: tuple[str, ...] = ()
-    """modern parts to leave out: rotary prenorm qknorm relu2 zeroinit untied softcap shortcut shift muon"""
+    """modern parts to leave out: rotary prenorm qknorm relu2 zeroinit untied softcap shortcut shift muon; the integer
+    tasks never have the token shift, which would solve them without attention"""
     layers: int | None = None
     """blocks; default: by task"""
     heads: int | None = None
@@ -149,7 +160,7 @@ def resolve(config: Config) -> Config:
     if config.steps is not None:
         recipe["minutes"] = None
         config = replace(config, minutes=None)
-    if not integers and (config.minutes or 0) >= LONG_MINUTES:
+    if not integers and (config.minutes or 0) >= LONG_MINUTES and config.width is None and config.heads is None:
         recipe |= LONG_RECIPE
     missing = {name: value for name, value in recipe.items() if getattr(config, name) is None}
     config = replace(config, **missing)
@@ -247,9 +258,13 @@ def make_plan(config: Config, run: Run, training: Training, text: Text | None, d
         if known.exists():
             kept = read_json(known)
             if isinstance(kept, dict) and kept.pop("config", None) == run.config:
+                if set(kept) != {field.name for field in fields(Plan)}:
+                    raise BadInput(f"{known} is damaged: give the run another --name")
                 plan = Plan(**kept)
                 keep_plan(run, plan)
                 return plan
+    if (run.folder / "checkpoint.pt").exists():
+        raise BadInput(f"{file} is gone, without which the run in {run.folder} cannot go on: choose another --name")
     step_seconds, token_seconds = calibrate(config, text, training.device, dtype)
     # Predictions: the last evaluation, and the rows of metrics.csv (for a text in the training's faster dtype).
     context = training.model.shape.context
@@ -296,9 +311,10 @@ def measure(training: Training, dtype: torch.dtype) -> dict[str, float]:
             "accuracy": score.accuracy,
         }
     assert training.text is not None
-    ids, context = training.text.validation.cpu(), training.model.shape.context
-    starts = np.linspace(0, max(0, len(ids) - 1 - context), max(1, CURVE_TOKENS // context)).astype(int)
-    windows = ids[(torch.from_numpy(starts)[:, None] + torch.arange(context + 1)).clamp(max=len(ids) - 1)]
+    ids = training.text.validation.cpu()
+    context = min(training.model.shape.context, len(ids) - 1)
+    starts = np.unique(np.linspace(0, len(ids) - 1 - context, max(1, CURVE_TOKENS // context)).astype(int))
+    windows = ids[torch.from_numpy(starts)[:, None] + torch.arange(context + 1)]
     # Evenly spaced windows, in the training's dtype: a curve to look at, not the number that is reported.
     return {"val_loss": float(window_losses(training.model, windows, dtype).mean())}
 
@@ -341,6 +357,7 @@ def train(run: Run, training: Training, plan: Plan, dtype: torch.dtype) -> Progr
             done += 1
             bar.update()
             if not plan.final and done == plan.revised_at:
+                synchronize(training.device)
                 now = time.perf_counter()
                 pace = (spent + now - began) / done  # of a step with its share of the rows
                 plan = revise(plan, done, before + (now - STARTED) / 60, pace)
@@ -350,8 +367,7 @@ def train(run: Run, training: Training, plan: Plan, dtype: torch.dtype) -> Progr
             if done in rows:
                 loss = float(total) / (done - since)
                 columns = measure(training, dtype)
-                guessing = math.log(training.model.shape.vocabulary)
-                worse = done == steps and columns["val_loss"] > guessing + 0.05
+                worse = done == steps and len(rows) > 1 and loss > worst_start(run, training) + 0.05
                 if worse or not math.isfinite(loss + columns["val_loss"]):
                     return Progress(done, spent + time.perf_counter() - began, before, True)
                 run.log(
@@ -364,10 +380,17 @@ def train(run: Run, training: Training, plan: Plan, dtype: torch.dtype) -> Progr
                 bar.set_postfix_str(f"train {loss:.3f}, validation {columns['val_loss']:.3f}", refresh=False)
                 total, since = torch.zeros_like(total), done
             if stop.asked or time.perf_counter() - saved > SAVE_SECONDS or done == steps:
-                save(done)
+                if math.isfinite(float(total)):  # else the last good checkpoint stays
+                    save(done)
                 saved = time.perf_counter()
                 stop.leave_if_asked()
     return Progress(steps, spent + time.perf_counter() - began, before, False)
+
+
+def worst_start(run: Run, training: Training) -> float:
+    """The greater of the first training loss and that of guessing, log V: above it, nothing has been learnt."""
+    first = read_metrics(run.folder / "metrics.csv")["train_loss"][0]
+    return max(float(first), math.log(training.model.shape.vocabulary))
 
 
 def open_run(config: Config, given: Config, text: Text | None, device: torch.device, dtype: torch.dtype) -> Run:

@@ -3,6 +3,7 @@
 import statistics
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from common.errors import BadInput
 from corpora import Corpus, load_corpus
 from decoder import Decoder, Shape, parts_of
 from evaluation import window_losses
+from kernels import kernels_for
 from muon import Optimizer, inverse_sqrt, trapezoid
 from tasks import IntegerTask, TextTask, mix
 from vocabulary import Vocabulary, build
@@ -59,13 +61,17 @@ class Text:
 
 def load_text(config: "Config", device: torch.device) -> Text:
     """The task's text in the tokens of its own vocabulary; BadInput where it is shorter than the context."""
-    corpus = load_corpus(config.task, data_root(config.data_dir), config.text, config.development)
+    needs_root = config.task == "tinyshakespeare" or config.data_dir  # the other texts need no data folder
+    root = data_root(config.data_dir) if needs_root else Path()
+    corpus = load_corpus(config.task, root, config.text, config.development)
     vocabulary = build(config.tokenizer, corpus.train, config.vocab, cover=corpus.validation)
     dtype = torch.uint8 if vocabulary.size <= 256 else torch.int32
     train, validation = (
         torch.from_numpy(vocabulary.encode(text)).to(dtype) for text in (corpus.train, corpus.validation)
     )
-    if len(train) < 3 * (config.context or 0) or len(validation) < 2:
+    if len(validation) < 2:
+        raise BadInput("the held-out tenth of the text has fewer than 2 tokens: give a longer text")
+    if len(train) < 3 * (config.context or 0):
         raise BadInput(
             f"the training text has {len(train):,} tokens: with --context {config.context} at least "
             f"{3 * (config.context or 0):,} are needed"
@@ -92,7 +98,7 @@ class Training:
             size["dropout"] = SMALL_TEXT_DROPOUT if len(text.train) < SMALL_TEXT else 0.0
         shape = Shape(vocabulary, context, parts=parts_of(config.arch, without), **size)
         torch.manual_seed(mix(seed, -1))
-        self.model = Decoder(shape, dtype).to(device)
+        self.model = Decoder(shape, dtype, kernels_for(device)).to(device)
         self.paper = config.arch == "vaswani"
         with_muon = not self.paper and "muon" not in config.without
         rates = dict.fromkeys(MUON_RATES, PAPER_RATE) if self.paper else MUON_RATES if with_muon else ADAM_RATES

@@ -101,7 +101,7 @@ def ours(minutes: float, seed: int, reach: float) -> dict[str, Any]:
     summary, metrics = read_json(RUNS / name / "summary.json"), read_metrics(RUNS / name / "metrics.csv")
     reached = metrics["minutes"][np.flatnonzero(metrics["val_loss"] <= reach)]
     return {
-        "seconds": read_json(file)["seconds"],
+        "seconds": max(read_json(file)["seconds"], summary["total_seconds"]),  # also where the run was interrupted
         "val_loss": summary["val_loss"],
         "val_loss_sliding": summary["val_loss_sliding"],
         "seconds_to_nanogpt": 60 * float(reached[0]) if len(reached) else None,
