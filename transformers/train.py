@@ -3,7 +3,7 @@
     python transformers/train.py                                    Shakespeare's plays, 5 minutes on two CPU cores
     python transformers/train.py --task repeat --length 5 --vocab 5
 
-Expect XXX nats per character (YYY bits) on the held-out tenth of every play, where an n-gram reaches ZZZ. The folder that
+Expect 1.27 nats per character (1.83 bits) on the held-out tenth of every play, where an n-gram reaches 1.40. The folder that
 is printed holds metrics.csv, summary.json, checkpoint.pt, the figures and, for texts, sample.txt; the same command goes
 on where it was stopped. `sample.py` continues a prompt, `score.py` measures any text.
 

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/decoder_speed.py
 
-Medians of REPEATS, everything in one process on all cores: tokens per second of a training step with the fast kernels, the
-plain formulas, PyTorch's attention, in bf16 and fp32; the optimiser with all matrices of a shape at once beside
-`torch.optim.Muon`; and sampling with and without the KV cache.
+Everything in one process. Medians of REPEATS on all cores: tokens per second of forward and backward with the fast kernels,
+the plain formulas and PyTorch's attention, in bf16 and fp32; the optimiser with all matrices of a shape at once beside
+`torch.optim.Muon`. Then sampling with and without the KV cache on one core (medians of 5 and 2).
 """
 
 import statistics
