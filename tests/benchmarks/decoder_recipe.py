@@ -112,7 +112,7 @@ def steps_of(pool: Pool, folder: Path, variants: list[str]) -> dict[str, int]:
 def interval(differences: list[float]) -> tuple[float, float]:
     """Mean and half-width of the 95% interval (Student's t) of paired differences."""
     n = len(differences)
-    half = student.ppf(0.975, n - 1) * statistics.stdev(differences) / math.sqrt(n) if n > 1 else math.nan
+    half = float(student.ppf(0.975, n - 1)) * statistics.stdev(differences) / math.sqrt(n) if n > 1 else math.nan
     return statistics.mean(differences), half
 
 
