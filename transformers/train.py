@@ -58,6 +58,7 @@ SOURCES = ("decoder", "kernels", "muon", "tasks", "corpora", "vocabulary", "trai
 NOT_IN_HASH = {"preset", "device", "results_dir", "data_dir", "name", "from_config", "text"}
 ROWS = 24  # of metrics.csv, denser at the beginning
 SAVE_SECONDS = 20.0
+QUICK_SECONDS = 10.0  # of training that the quick preset gets at least, on a slow machine too
 REVISE = 0.3  # of the planned steps, after which their number is decided for good; less than training.FLAT
 FINISH_SECONDS = 5.0  # figures, a sample of SAMPLE_TOKENS, the last checkpoint
 CURVE_TOKENS = 16_384  # of the validation text, for the rows of metrics.csv; the summary's number is on all of it
@@ -125,7 +126,11 @@ class Config:
     """of activations and products; auto: bf16 where the processor is made for it. Evaluation is in fp32"""
 
 
-PRESETS: dict[str, dict[str, Any]] = {"quick": {"minutes": 0.75}, "default": {}, "full": {"minutes": 15.0}}
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {"minutes": 0.9, "layers": 2, "heads": 2, "width": 64},  # small, so that the whole text is soon evaluated
+    "default": {},
+    "full": {"minutes": 15.0},
+}
 
 # What a task gets where nothing is said; chosen on the development slices (README, "How the settings were chosen").
 TEXT_RECIPE = {"minutes": 4.5, "layers": 4, "heads": 2, "width": 128, "context": 256, "batch": 8, "length": 0}
@@ -272,6 +277,8 @@ def make_plan(config: Config, run: Run, training: Training, text: Text | None, d
     rows = ROWS * (min(CURVE_TOKENS, last) / 2 if text else ROW_SEQUENCES * context)
     deadline = (config.minutes or 0) - (last * token_seconds + FINISH_SECONDS) / 60
     left = 60 * deadline - (time.perf_counter() - STARTED) - rows * token_seconds
+    if config.preset == "quick":
+        left = max(left, QUICK_SECONDS)
     steps = int(left / step_seconds)
     if steps < 1:
         run.close()
