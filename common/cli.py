@@ -138,6 +138,12 @@ def resume_line() -> str:
     return shlex.join(["python", *sys.argv])
 
 
+def shown(path: Path) -> str:
+    """A path as short as it can be typed from here."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
 class Interrupt:
     """`with Interrupt() as stop:` the first Ctrl-C only sets `stop.asked`, so that a step is finished and saved.
 

@@ -51,7 +51,7 @@ def keep_freed_memory() -> None:
 def compute_dtype(device: torch.device) -> tuple[torch.dtype, str]:
     """The dtype for activations and matrix products (parameters stay fp32), and the reason to print.
 
-    bf16 where the processor multiplies it at least twice as fast as fp32; fp32 elsewhere, MPS included.
+    bf16 where the processor has instructions that multiply it; fp32 elsewhere, MPS included.
     """
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16, "this GPU multiplies bf16"

@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from common.cli import parse, run_main
+from common.cli import parse, run_main, shown
 from common.data import Mnist, data_root, load_mnist
 from common.device import DeviceName, choose_device
 from common.errors import BadInput
@@ -360,12 +360,6 @@ def print_tuning(rows: list[dict[str, Any]]) -> None:
             f"learning rate at width {cell['width']}, {cell['n_samples']:,} samples, on the tuning set "
             f"({len(same)} runs): best {cell['lr']:.4f}, {where} {lrs[0]:.4f} … {lrs[-1]:.4f}"
         )
-
-
-def shown(path: Path) -> str:
-    """A path as short as it can be typed from here."""
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative
 
 
 def end(run: Run, sweep: Sweep, **summary: Any) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.plots import PALETTE, new_figure, save_figure, style
 from decoder import Decoder
-from evaluation import evaluating
+from evaluation import SEQUENCES, evaluating
 from tasks import IntegerTask
 
 Metrics = dict[str, np.ndarray]
@@ -92,13 +92,17 @@ def integer_figure(metrics: Metrics, by_position: np.ndarray, task: IntegerTask,
         ):
             axes[1].plot(metrics["minutes"], np.maximum(metrics[key], smallest), color=color, label=label)
         axes[1].set(xlabel="minutes since the command began", ylabel="loss (nats per token)", yscale="log")
-        axes[1].set_title(f"accuracy on determined targets: {100 * metrics['accuracy'][-1]:.2f}%")
+        axes[1].set_title(f"{task.second_half}: accuracy {100 * metrics['accuracy'][-1]:.2f}%")
         axes[1].legend()
         place = np.arange(1, len(by_position) + 1)
-        axes[2].plot(place, by_position, color=PALETTE[0], marker=".", ls="", label="model, 1,024 fresh sequences")
+        axes[2].plot(
+            place, by_position, color=PALETTE[0], marker=".", ls="", label=f"model, {SEQUENCES:,} fresh sequences"
+        )
         axes[2].step(place, task.floors, where="mid", color="black", lw=1.0, label="exact floor")
         axes[2].set(xlabel="position of the predicted token", ylabel="loss (nats per token)", title="loss by position")
-        axes[2].legend()
+        top = max(0.1, by_position.max(), task.floors.max())  # a loss of 1e-8 is to look like 0
+        axes[2].set_ylim(-0.05 * top, 1.35 * top)  # and the legend has room above the points
+        axes[2].legend(loc="upper right")
         save_figure(figure, path)
 
 

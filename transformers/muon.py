@@ -87,6 +87,7 @@ class Optimizer:
     """
 
     def __init__(self, model: nn.Module, rates: dict[str, float], decay: float, with_muon: bool, dtype: torch.dtype):
+        self.parameters = list(model.parameters())
         kinds: dict[str, list[nn.Parameter]] = {}
         for name, p in model.named_parameters():
             kinds.setdefault(kind_of(name, p), []).append(p)
@@ -108,12 +109,8 @@ class Optimizer:
         if self.muon:
             momentum = 0.85 + 0.10 * min(1.0, step / MOMENTUM_WARMUP)
             self.muon.step(self.rates["matrix"] * scale, momentum, self.decay)
-        for batch in (
-            *(group["params"] for group in self.adam.param_groups),
-            *(self.muon.batches.values() if self.muon else ()),
-        ):
-            for p in batch:
-                p.grad = None
+        for p in self.parameters:
+            p.grad = None
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers."""

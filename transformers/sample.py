@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.cli import parse, run_main
+from common.cli import parse, run_main, shown
 from common.device import DeviceName, choose_device, configure_cpu
 from common.errors import BadInput
 from common.run import latest_run, results_folder
@@ -150,7 +150,7 @@ def main() -> int:
     text = start if config.prompt is None else config.prompt
     prompt = torch.from_numpy(vocabulary.encode(text, strict=True))[None].to(device)
     random = torch.Generator(device).manual_seed(mix(config.seed, 0))
-    print(f"from {os.path.relpath(path)}", file=sys.stderr)
+    print(f"from {shown(path)}", file=sys.stderr)
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode  # a token may end inside a character
     print(text, end="", flush=True)
     started = time.perf_counter()

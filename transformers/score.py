@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from common.cli import parse, run_main
+from common.cli import parse, run_main, shown
 from common.data import data_root
 from common.device import DeviceName, choose_device, configure_cpu, keep_freed_memory
 from common.errors import BadInput
@@ -90,7 +90,7 @@ def main() -> int:
     path = text_checkpoint(config.checkpoint, config.results_dir)
     model, vocabulary = load_text_model(path, device)
     text = user_text(Path(config.text), least=1) if config.text else validation_text(path, config.data_dir)
-    print(json.dumps({**score(model, vocabulary, text), "checkpoint": os.path.relpath(path)}, indent=1))
+    print(json.dumps({**score(model, vocabulary, text), "checkpoint": shown(path)}, indent=1))
     return 0
 
 
