@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import decoder
-from decoder import MODERN, Cache, Decoder, Places, parts_of, shift
+import lookback
+from decoder import MODERN, Cache, Decoder, Places, parts_of
 from kernels import FAST, PLAIN, Kernels
+from lookback import NGRAMS, ngram_rows, shift, table_sizes
 from tiny_decoder import VARIANTS, fresh_decoder, name_of, random_tokens, tiny_decoder, tiny_shape
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -323,13 +325,38 @@ def turn(x: Tensor) -> Tensor:
     return y
 
 
+def slow_row(gram: list[int], vocabulary: int) -> int:
+    """The row of an n-gram, its latest token first, in a table of its own."""
+    key = sum(token * (vocabulary + 1) ** i for i, token in enumerate(gram))
+    if (vocabulary + 1) ** len(gram) <= lookback.NGRAM_ROWS:
+        return key
+    product = key * 0x9E3779B1 % (1 << 64)  # as int64 wraps round
+    return ((product - (1 << 64) if product >> 63 else product) >> 15) % lookback.NGRAM_ROWS
+
+
+def slow_ngrams(model: Decoder, tokens: list[int]) -> Tensor:
+    """What the tables of n-grams add, (T, C)."""
+    V = model.shape.vocabulary
+    assert model.ngrams is not None
+    assert model.ngram_output is not None
+    added = []
+    for t in range(len(tokens)):
+        rows, above = [], 0
+        for n, size in zip(NGRAMS, table_sizes(V), strict=True):
+            gram = [tokens[i] if i >= 0 else V for i in range(t, t - n, -1)]
+            rows.append(model.ngrams[above + slow_row(gram, V)])
+            above += size
+        added.append(model.ngram_output @ torch.cat(rows))
+    return torch.stack(added)
+
+
 def modern_decoder(model: Decoder, tokens: Tensor) -> Tensor:
     """All modern parts, one sequence (T,) and one head at a time: logits (T, V)."""
     shape, T = model.shape, len(tokens)
     C, H = shape.width, shape.heads
     D = C // H
     mask = causal_mask(T, T, torch.float32)
-    x0 = x = rms(model.embedding[tokens])
+    x0 = x = rms(model.embedding[tokens] + slow_ngrams(model, tokens.tolist()))
     blocks: Any = model.blocks
     for block in blocks:
         x = block.mix[0] * x + block.mix[1] * x0
@@ -357,8 +384,58 @@ def test_the_modern_setting_is_the_slow_one(kernels):
 
 def test_number_of_modern_parameters():
     V, C, L = 13, 32, 2
-    # embedding and head; per layer 12 C^2 of matrices and the shortcut's two numbers
-    assert sum(p.numel() for p in fresh_decoder().parameters()) == 2 * V * C + L * (12 * C**2 + 2)
+    # embedding and head; per layer 12 C^2 of matrices and the shortcut's two numbers; 32 columns for every n-gram
+    # that has a row, and a matrix that takes those of all n to the width
+    ngrams = 32 * (14**2 + (len(NGRAMS) - 1) * 512) + len(NGRAMS) * 32 * C
+    assert sum(p.numel() for p in fresh_decoder().parameters()) == 2 * V * C + L * (12 * C**2 + 2) + ngrams
+
+
+# ---------------------------------------------------------------- the tables of n-grams
+
+
+@pytest.mark.parametrize("vocabulary", [2, 13, 65, 50_000])
+def test_ngram_rows_depend_on_the_ngram_alone_and_stay_in_their_table(vocabulary):
+    random = torch.Generator().manual_seed(0)
+    tokens = torch.randint(vocabulary + 1, (4, 203), generator=random)
+    rows = ngram_rows(tokens, vocabulary)
+    assert rows.shape == (4, 204 - max(NGRAMS), len(NGRAMS))
+    starts = torch.tensor([0, *table_sizes(vocabulary)]).cumsum(0)
+    assert (rows >= starts[:-1]).all()
+    assert (rows < starts[1:]).all()
+    # The same last n tokens, whatever was before them, have the same row; another token among them has another, but for
+    # hash collisions.
+    for i, n in enumerate(NGRAMS):
+        changed = tokens.clone()
+        changed[:, : 203 - n] = torch.randint(vocabulary + 1, (4, 203 - n), generator=random)
+        assert torch.equal(ngram_rows(changed, vocabulary)[:, -1, i], rows[:, -1, i])
+        for back in range(n):
+            other = tokens.clone()
+            other[:, -1 - back] = (other[:, -1 - back] + 1) % (vocabulary + 1)
+            assert (ngram_rows(other, vocabulary)[:, -1, i] != rows[:, -1, i]).sum() >= 3
+
+
+def test_hashed_ngrams_spread_over_their_table(monkeypatch):
+    """All 4-grams of 16 letters among 65 tokens, as many as a real table has rows, after one and the same token."""
+    monkeypatch.setattr(lookback, "NGRAM_ROWS", 1 << 16)
+    letters = torch.cartesian_prod(*[torch.arange(20, 36)] * 4)  # (16^4, 4)
+    letters = torch.cat([torch.full((1 << 16, max(NGRAMS) - 4), 7), letters], 1)
+    at = NGRAMS.index(4)
+    rows = ngram_rows(letters, 65)[:, -1, at] - sum(table_sizes(65)[:at])
+    counts = torch.bincount(rows, minlength=1 << 16).float()
+    used = float((counts > 0).float().mean())
+    assert 0.55 < used < 0.999  # chance alone leaves 1 - 1/e = 0.63 of the rows in use
+    assert float(counts.max()) <= 12
+
+
+def test_the_decoder_remembers_ngrams_across_the_cache():
+    """Without the other parts that look back, only the tables can tell what was before the tokens that are read now."""
+    model = tiny_decoder(without=("shift",))
+    tokens = random_tokens(model, 2)
+    with torch.no_grad():
+        whole = model(tokens)
+        cache = Cache(model.shape, 2, 12, model.embedding.new_empty(0))
+        parts = [model(part, cache) for part in tokens.split([1, 1, 5, 5], 1)]
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("part", [part for part in MODERN if part not in ("zeroinit", "untied")])
@@ -444,8 +521,8 @@ def test_the_gradient_of_a_logit_with_respect_to_later_inputs_is_zero(variant, k
     inputs: list[Tensor] = []
     embed = model.embed
 
-    def leaf(tokens: Tensor, at: Places) -> Tensor:
-        inputs.append(embed(tokens, at).detach().requires_grad_())
+    def leaf(tokens: Tensor, at: Places, cache: Cache | None) -> Tensor:
+        inputs.append(embed(tokens, at, cache).detach().requires_grad_())
         return inputs[-1]
 
     monkeypatch.setattr(model, "embed", leaf)

@@ -174,7 +174,11 @@ def learned() -> Decoder:
     model = tiny_decoder(vocabulary=26)
     model.train()
     optimizer = Optimizer(
-        model, {"matrix": 0.02, "embedding": 0.03, "head": 0.004, "scalar": 0.03}, 0.0, True, torch.float32
+        model,
+        {"matrix": 0.02, "embedding": 0.03, "ngrams": 0.01, "head": 0.004, "scalar": 0.03},
+        0.0,
+        True,
+        torch.float32,
     )
     losses = []
     for step in range(30):

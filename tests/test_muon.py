@@ -13,7 +13,7 @@ from decoder import Decoder
 from muon import Muon, Optimizer, inverse_sqrt, kind_of, orthogonalize, trapezoid
 from tiny_decoder import random_tokens, tiny_decoder
 
-RATES = {"matrix": 0.02, "embedding": 0.03, "head": 0.004, "scalar": 0.05}
+RATES = {"matrix": 0.02, "embedding": 0.03, "ngrams": 0.01, "head": 0.004, "scalar": 0.05}
 
 
 def matrix(shape: tuple[int, int], condition: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -176,6 +176,8 @@ def backward(model: Decoder, seed: int) -> None:
 def test_kinds_of_parameters():
     assert {name: kind_of(name, p) for name, p in tiny_decoder(layers=1).named_parameters()} == {
         "embedding": "embedding",
+        "ngrams": "ngrams",
+        "ngram_output": "ngrams",
         "head": "head",
         "blocks.0.mix": "scalar",
         **{f"blocks.0.{name}": "matrix" for name in ("qkv", "output", "up", "down")},

@@ -22,6 +22,7 @@ import torch
 
 import lmplots
 import lmreport
+import lookback
 import score
 import train
 import training
@@ -31,6 +32,7 @@ from common.run import save_checkpoint
 from decoder import MODERN
 from device_guard import no_float64
 from evaluation import load_trained, token_losses
+from lookback import NGRAM_WIDTH, NGRAMS, table_sizes
 from sample import generate
 from tasks import IntegerTask, TextTask
 from tiny_decoder import random_tokens, tiny_decoder
@@ -144,7 +146,9 @@ def test_a_text_run(place, monkeypatch, capsys, tokenizer, arch):
     vocabulary = trained.vocabulary
     assert vocabulary is not None
     V, C = vocabulary.size, 16
-    assert summary["n_params"] == (V * C + 12 * C**2 + 9 * C if arch == "vaswani" else 2 * V * C + 12 * C**2 + 2)
+    ngrams = sum(table_sizes(V)) * NGRAM_WIDTH + C * len(NGRAMS) * NGRAM_WIDTH
+    modern = 2 * V * C + 12 * C**2 + 2 + ngrams
+    assert summary["n_params"] == (V * C + 12 * C**2 + 9 * C if arch == "vaswani" else modern)
     assert trained.model.shape.context == 16
     assert set(trained.model.shape.parts) == (set(MODERN) if arch == "modern" else set())
 
@@ -217,7 +221,8 @@ def test_an_integer_run(place, monkeypatch, capsys, task, arch, floor):
         assert (RUNS / "a" / name).stat().st_size > 5000
     assert not (RUNS / "a/sample.txt").exists()
     # attention has to find it out: no part of the net sees an earlier token in another way
-    assert "shift" not in load_trained(RUNS / "a/checkpoint.pt", torch.device("cpu")).model.shape.parts
+    parts = load_trained(RUNS / "a/checkpoint.pt", torch.device("cpu")).model.shape.parts
+    assert not {"shift", "ngrams"} & set(parts)
     out = capsys.readouterr().out
     assert f"exact floor {summary['floor']:.4f}" in out
     assert f"accuracy {100 * summary['accuracy']:.2f}%" in out
@@ -579,6 +584,7 @@ def rows_in(folder: Path) -> int:
 
 
 def test_a_killed_and_interrupted_run_goes_on_to_the_same_bits(plain, monkeypatch, capsys):
+    monkeypatch.setattr(lookback, "NGRAM_ROWS", 1 << 16)  # what the other process takes
     folder = RUNS / "stopped"
     for stop, save_seconds in ((signal.SIGKILL, 0.0), (signal.SIGINT, 1e9)):
         before = rows_in(folder)

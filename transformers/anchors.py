@@ -7,6 +7,7 @@ text, and PPMd is hard to beat for a small frozen model. `longest_match` tells h
 import lzma
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,14 +139,16 @@ def anchors(
     1..n-1 of the validation text given token 0; `n_chars` is the number of characters in those (n - 1 where a token is
     a character). The compressors know no tokens and code the whole validation text.
     """
-    best = ngram(train_ids, val_ids, vocab_size)
+    with ThreadPoolExecutor(2) as compressors:  # which run outside Python's lock, beside the n-gram
+        xz, ppmd = (compressors.submit(nats, train_text, val_text) for nats in (xz_nats, ppmd_nats))
+        best = ngram(train_ids, val_ids, vocab_size)
     return {
         "ngram_nats": best.nats,  # per token
         "ngram_order": best.order,
         "ngram_nats_per_char": best.nats * len(best.log_probs) / n_chars,
         "ngram_by_order": best.nats_by_order,
-        "xz_nats_per_char": xz_nats(train_text, val_text),
-        "ppmd_nats_per_char": ppmd_nats(train_text, val_text),  # None without pyppmd
+        "xz_nats_per_char": xz.result(),
+        "ppmd_nats_per_char": ppmd.result(),  # None without pyppmd
     }
 
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels import FAST, Kernels
+from lookback import NGRAM_DROPOUT, NGRAM_WIDTH, NGRAMS, SHIFT, ngram_rows, shift, table_sizes
 
 # What `modern` adds to the paper, each with its source. Muon, the optimiser, is switched off in the same way (train.py).
 MODERN = {
@@ -29,10 +30,10 @@ MODERN = {
     "softcap": "logits capped smoothly at +-15 (Gemma 2, 2024)",
     "shortcut": "each block sees the embedding again: x <- a x + b x0, a and b learned (Jordan et al. 2024)",
     "shift": "the feed-forward net reads some channels of the last two tokens (token shift, Peng et al. 2023, RWKV)",
+    "ngrams": "tables of hashed 2- to 5-grams added to the embedding (Huang et al. 2025, over-encoding)",
 }
 SOFTCAP = 15.0
 ROTARY_BASE = 1024.0  # short contexts: the slowest pair of channels turns by T / 1024 radians
-SHIFT = (8, 4)  # sixteenths of the channels that come from the token before, and from two tokens before
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,9 @@ class Cache:
         size = (2, batch, room, shape.heads, shape.width // shape.heads)
         self.layers = [like.new_zeros(size) for _ in range(shape.layers)]
         self.length = 0
-        # The last inputs of each feed-forward net, which the token shift needs.
+        # The last inputs of each feed-forward net, which the token shift needs, and the last tokens, for the n-grams.
         self.shifted = [like.new_zeros(batch, len(SHIFT), shape.width) for _ in range(shape.layers)]
+        self.tokens: Tensor | None = None
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store k and v (B, T, H, D) behind what is there; all of them so far."""
@@ -142,6 +144,11 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.layers))
         if self.head is None:
             nn.init.normal_(self.embedding, std=C**-0.5)  # unit logits from the transposed embedding
+        self.ngrams = self.ngram_output = None
+        self.ngram_dropout = min(NGRAM_DROPOUT * shape.dropout, 0.9)
+        if "ngrams" in shape.parts:
+            self.ngrams = nn.Parameter(0.02 * torch.randn(sum(table_sizes(V)), NGRAM_WIDTH))
+            self.ngram_output = nn.Parameter(0.02 * torch.randn(C, len(NGRAMS) * NGRAM_WIDTH))
         self._places: dict[tuple, Places] = {}
 
     def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
@@ -151,7 +158,7 @@ class Decoder(nn.Module):
         """
         start = cache.length if cache else 0
         places = self.places(start, tokens.size(1))
-        x = F.dropout(self.embed(tokens, places), self.shape.dropout, self.training)
+        x = F.dropout(self.embed(tokens, places, cache), self.shape.dropout, self.training)
         x0 = x
         for block in self.blocks:
             x = block(x, x0, places, self.kernels, cache)
@@ -162,9 +169,17 @@ class Decoder(nn.Module):
         logits = F.linear(x, (self.embedding if self.head is None else self.head).to(x.dtype)).float()
         return SOFTCAP * torch.tanh(logits / SOFTCAP) if "softcap" in self.shape.parts else logits
 
-    def embed(self, tokens: Tensor, places: "Places") -> Tensor:
+    def embed(self, tokens: Tensor, places: "Places", cache: Cache | None) -> Tensor:
         """(B, T) -> (B, T, C): the embedding of each token, with its position added where that is not rotary."""
         x = F.embedding(tokens, self.embedding)
+        if self.ngrams is not None and self.ngram_output is not None:
+            before = tokens.new_full((len(tokens), max(NGRAMS) - 1), self.shape.vocabulary)
+            if cache is not None:
+                before = before if cache.tokens is None else cache.tokens
+                cache.tokens = torch.cat([before, tokens], 1)[:, -before.size(1) :]
+            rows = ngram_rows(torch.cat([before, tokens], 1), self.shape.vocabulary)
+            found = F.dropout(F.embedding(rows, self.ngrams).flatten(2), self.ngram_dropout, self.training)
+            x = x + F.linear(found, self.ngram_output)
         if "rotary" not in self.shape.parts:
             # The scale of section 3.4 brings a tied embedding to the size of the sinusoids.
             x = (x * math.sqrt(self.shape.width) if self.head is None else x) + places.sinusoids
@@ -179,17 +194,6 @@ class Decoder(nn.Module):
                 self._places.clear()
             self._places[key] = Places(self.shape, start, length, self.embedding.device, self.compute)
         return self._places[key]
-
-
-def shift(padded: Tensor) -> Tensor:
-    """(B, lags + T, C) -> (B, T, C): the first channels from earlier tokens, SHIFT[i] sixteenths from i + 1 before."""
-    lags, first = len(SHIFT), 0
-    parts = []
-    for lag, share in enumerate(SHIFT, 1):
-        last = first + share * padded.size(2) // 16
-        parts.append(padded[:, lags - lag : padded.size(1) - lag, first:last])
-        first = last
-    return torch.cat([*parts, padded[:, lags:, first:]], 2)
 
 
 class Places:

@@ -80,7 +80,7 @@ def _grad(p: nn.Parameter) -> Tensor:
 
 
 class Optimizer:
-    """One step for the whole model: `rates` maps the kinds matrix, embedding, head and scalar to learning rates.
+    """One step for the whole model: `rates` maps the kinds of `kind_of` to learning rates.
 
     `with_muon`: the matrices are the blocks'. Without it Adam takes them too (Vaswani et al. 2017, section 5.3: beta2
     0.98, eps 1e-9). `decay` is decoupled weight decay, on the blocks' matrices only.
@@ -129,7 +129,7 @@ def kind_of(name: str, p: Tensor) -> str:
     """Which learning rate a parameter of the decoder gets."""
     if p.ndim < 2:
         return "scalar"
-    return "matrix" if name.startswith("blocks.") else "head" if name == "head" else "embedding"
+    return "matrix" if name.startswith("blocks.") else "ngrams" if name.startswith("ngram") else name
 
 
 def trapezoid(step: int, steps: int, warmup: int, flat: float) -> float:

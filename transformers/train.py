@@ -54,10 +54,21 @@ from tasks import INTEGER_TASKS, IntegerTask
 from training import FLAT, Text, Training, calibrate, load_text
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ("decoder", "kernels", "muon", "tasks", "corpora", "vocabulary", "training", "evaluation", "anchors")
+SOURCES = (
+    "decoder",
+    "kernels",
+    "lookback",
+    "muon",
+    "tasks",
+    "corpora",
+    "vocabulary",
+    "training",
+    "evaluation",
+    "anchors",
+)
 NOT_IN_HASH = {"preset", "device", "results_dir", "data_dir", "name", "from_config", "text"}
 ROWS = 24  # of metrics.csv, denser at the beginning
-SAVE_SECONDS = 20.0
+SAVE_SECONDS = 30.0
 QUICK_SECONDS = 10.0  # of training that the quick preset gets at least, on a slow machine too
 REVISE = 0.3  # of the planned steps, after which their number is decided for good; less than training.FLAT
 FINISH_SECONDS = 5.0  # figures, a sample of SAMPLE_TOKENS, the last checkpoint
@@ -98,8 +109,8 @@ class Config:
     arch: Literal["modern", "vaswani"] = "modern"
     """modern: every part of decoder.MODERN and Muon; vaswani: the paper's decoder, optimiser and schedule"""
     without: tuple[str, ...] = ()
-    """modern parts to leave out: rotary prenorm qknorm relu2 zeroinit untied softcap shortcut shift muon; the integer
-    tasks never have the token shift, which would solve them without attention"""
+    """modern parts to leave out: rotary prenorm qknorm relu2 zeroinit untied softcap shortcut shift ngrams muon;
+    the integer tasks never have the token shift and the n-grams, which would solve them without attention"""
     layers: int | None = None
     """blocks; default: by task"""
     heads: int | None = None

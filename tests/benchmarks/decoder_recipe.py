@@ -1,13 +1,14 @@
 """What each part of the modern decoder buys, and how much the learning rate matters. Run by hand, resumable:
 
-    python tests/benchmarks/decoder_recipe.py ablation      half an hour on two cores
-    python tests/benchmarks/decoder_recipe.py rates         a quarter of an hour
+    python tests/benchmarks/decoder_recipe.py ablation      40 minutes on two cores
+    python tests/benchmarks/decoder_recipe.py rates         5 minutes more
 
-Every run trains on tinyshakespeare for SECONDS on one core while the other core does the same; the seconds are turned
+Every run trains on Shakespeare's plays for SECONDS on one core while the other core does the same; the seconds are turned
 into steps by a measurement before (medians, every variant in turn, on both cores at once), so that all runs of a variant
 take the same steps. Learning rates are chosen on the development slice with seed 100, with the same trials for every
 variant; the runs that are reported train on the whole training text with seeds 0, 1, … and are measured on the validation
-text. Writes CSV files, the tables for README and, for the rates, a figure into results/reference/transformers/recipe/.
+text: the same WINDOWS cold windows for all, evenly spaced over it. Writes CSV files, the tables for README and, for the
+rates, a figure into results/reference/transformers/recipe/.
 """
 
 import argparse
@@ -32,9 +33,11 @@ from common.plots import PALETTE, new_figure, save_figure, style
 from common.pool import Job, Pool
 from common.run import short_hash, source_hash, write_csv
 from decoder import MODERN
-from evaluation import token_losses
+from evaluation import window_losses
 
-SECONDS = 60.0
+SECONDS = 45.0
+WINDOWS = 200  # of a whole context each
+TASK = "shakespeare"
 OUT = ROOT / "results" / "reference" / "transformers" / "recipe"
 PARTS = (*MODERN, "muon")
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -54,7 +57,7 @@ def start_worker() -> None:
 
 
 def settings(variant: str, **more: Any) -> train.Config:
-    return train.resolve(train.Config(task="tinyshakespeare", steps=1, **{**VARIANTS[variant], **more}))
+    return train.resolve(train.Config(task=TASK, steps=1, **{**VARIANTS[variant], **more}))
 
 
 def speed(variant: str, steps: int = 24) -> dict[str, float]:
@@ -70,7 +73,7 @@ def speed(variant: str, steps: int = 24) -> dict[str, float]:
 
 
 def run(variant: str, lr: float, seed: int, steps: int, development: bool) -> dict[str, Any]:
-    """Train and measure once: the loss in nats per character, cold windows, whole development or validation text."""
+    """Train and measure once: the loss in nats per character on windows of the development or the validation text."""
     config = settings(variant, lr=lr, seed=seed, development=development)
     text = train.load_text(config, CPU)
     training = train.Training(config, text, CPU, compute_dtype(CPU)[0])
@@ -78,7 +81,9 @@ def run(variant: str, lr: float, seed: int, steps: int, development: bool) -> di
     for step in range(steps):
         training.step(step, steps)
     seconds = time.perf_counter() - start
-    loss = float(token_losses(training.model, text.validation, training.model.shape.context)[0].mean())
+    context = training.model.shape.context
+    starts = torch.linspace(0, len(text.validation) - context - 1, WINDOWS).long()
+    loss = float(window_losses(training.model, text.validation[starts[:, None] + torch.arange(context + 1)]).mean())
     text_name = "development" if development else "validation"
     row = {"variant": variant, "lr": lr, "seed": seed, "text": text_name, "steps": steps, "seconds": round(seconds, 2)}
     return {**row, "loss": loss if math.isfinite(loss) else None}
@@ -122,9 +127,7 @@ def ablation(pool: Pool, folder: Path, seeds: int) -> None:
     steps = steps_of(pool, folder, variants)
     trials = [job(v, lr=lr, seed=100, steps=steps[v], development=True) for v in variants for lr in TRIALS]
     tuned = results(pool, folder / "trials", trials)
-    best = {
-        v: min((r for r in tuned if r["variant"] == v and r["loss"]), key=lambda r: r["loss"])["lr"] for v in variants
-    }
+    best = {v: best_rate([r for r in tuned if r["variant"] == v]) for v in variants}
     final = [job(v, lr=best[v], seed=s, steps=steps[v], development=False) for s in range(seeds) for v in variants]
     rows = results(pool, folder / "final", final)
     write_csv(OUT / "ablation_trials.csv", tuned)
@@ -132,11 +135,19 @@ def ablation(pool: Pool, folder: Path, seeds: int) -> None:
     print("\n".join(ablation_table(rows)))
 
 
+def best_rate(trials: list[dict[str, Any]]) -> float:
+    """The factor of the trial with the least loss; one that diverged has none."""
+    finished = [row for row in trials if row["loss"] is not None]
+    if not finished:
+        raise SystemExit(f"{trials[0]['variant']}: every trial diverged, add smaller factors to TRIALS")
+    return min(finished, key=lambda row: row["loss"])["lr"]
+
+
 def ablation_table(rows: list[dict[str, Any]]) -> list[str]:
     """The lines of README's table."""
     losses = defaultdict(dict)
     for row in rows:
-        losses[row["variant"]][int(row["seed"])] = float(row["loss"])
+        losses[row["variant"]][int(row["seed"])] = float(row["loss"] or "inf")
     first = {row["variant"]: row for row in reversed(rows)}
     lines = [
         "| variant | steps | best rate | loss, nats | change by taking it away |",
@@ -148,7 +159,8 @@ def ablation_table(rows: list[dict[str, Any]]) -> list[str]:
         change = "" if variant == "modern" else f"{mean:+.3f} ± {half:.3f}"
         row = first[variant]
         loss = statistics.mean(mine.values())
-        lines.append(f"| {variant} | {int(row['steps']):,} | x {float(row['lr']):g} | {loss:.3f} | {change} |")
+        edge = " (edge)" if float(row["lr"]) in (TRIALS[0], TRIALS[-1]) else ""
+        lines.append(f"| {variant} | {int(row['steps']):,} | x {float(row['lr']):g}{edge} | {loss:.3f} | {change} |")
     return lines
 
 
@@ -157,9 +169,12 @@ def rates(pool: Pool, folder: Path, seeds: int) -> None:
     variants = ["modern", "vaswani"]
     steps = steps_of(pool, folder, variants)
     jobs = [
-        job(v, lr=lr, seed=s, steps=steps[v], development=True) for s in range(seeds) for v in variants for lr in RATES
+        job(v, lr=lr, seed=100 + s, steps=steps[v], development=True)
+        for s in range(seeds)
+        for v in variants
+        for lr in RATES
     ]
-    rows = results(pool, folder / "rates", jobs)
+    rows = results(pool, folder / "trials", jobs)  # some of them are the ablation's
     write_csv(OUT / "learning_rates.csv", rows)
     rate_figure(rows, OUT / "learning_rates")
 
@@ -177,7 +192,7 @@ def rate_figure(rows: list[dict[str, Any]], path: Path) -> None:
         axes[0].set_xscale("log", base=2)
         axes[0].set_xticks(RATES, ["1/4", "1/2", "1", "2", "4"])
         axes[0].set(xlabel="factor on every learning rate", ylabel="development loss (nats per character)")
-        axes[0].set_title(f"tinyshakespeare, {SECONDS:.0f} s on one core")
+        axes[0].set_title(f"Shakespeare's plays, {SECONDS:.0f} s on one core")
         axes[0].legend()
         save_figure(figure, path)
 
@@ -188,7 +203,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread, each on a core of its own")
     options = parser.parse_args()
-    sources = source_hash(Path(__file__), *(ROOT / "transformers" / f"{name}.py" for name in train.SOURCES))
+    sources = source_hash(Path(__file__), *(ROOT / "transformers" / f"{name}.py" for name in (*train.SOURCES, "train")))
     folder = ROOT / "results" / "transformers" / f"recipe-{short_hash(sources)}"
     with Pool(options.workers, start_worker) as pool:
         {"ablation": ablation, "rates": rates}[options.what](pool, folder, options.seeds)
