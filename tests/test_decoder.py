@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import decoder
 import lookback
 from decoder import MODERN, Cache, Decoder, Places, parts_of
-from kernels import FAST, PLAIN, Kernels
+from kernels import FAST, PLAIN, Kernels, dropout
 from lookback import NGRAMS, ngram_rows, shift, table_sizes
 from tiny_decoder import VARIANTS, fresh_decoder, name_of, random_tokens, tiny_decoder, tiny_shape
 
@@ -388,6 +388,40 @@ def test_number_of_modern_parameters():
     # that has a row, and a matrix that takes those of all n to the width
     ngrams = 32 * (14**2 + (len(NGRAMS) - 1) * 512) + len(NGRAMS) * 32 * C
     assert sum(p.numel() for p in fresh_decoder().parameters()) == 2 * V * C + L * (12 * C**2 + 2) + ngrams
+
+
+# ---------------------------------------------------------------- dropout
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_keeps_the_right_part_and_its_mean(p, dtype):
+    x = torch.ones(101, 333, dtype=dtype, requires_grad=True)  # not a multiple of 8 elements
+    torch.manual_seed(0)
+    y = dropout(x, p, True)
+    kept = y.detach() != 0
+    assert float(kept.float().mean()) == pytest.approx(1 - round(256 * p) / 256, abs=4 * 0.5 / math.sqrt(x.numel()))
+    assert float(y.detach().float().mean()) == pytest.approx(1, abs=0.03 / (1 - p))
+    y.backward(torch.ones_like(y))
+    assert x.grad is not None
+    assert torch.equal(x.grad, y.detach())  # the gradient goes where the values went, and nowhere else
+    # neighbours, also those of one random word, are dropped independently
+    for lag in (1, 2, 3, 4, 8, 333):
+        a, b = kept.flatten()[:-lag].float(), kept.flatten()[lag:].float()
+        assert abs(float(torch.corrcoef(torch.stack([a, b]))[0, 1])) < 4 / math.sqrt(len(a))
+    torch.manual_seed(0)
+    assert torch.equal(dropout(x, p, True), y)
+
+
+def test_dropout_does_nothing_outside_training_and_leaves_odd_rates_to_pytorch():
+    x = torch.randn(50, 60)
+    assert torch.equal(dropout(x, 0.5, False), x)
+    assert torch.equal(dropout(x, 0.0, True), x)
+    for p in (0.001, 0.999):
+        torch.manual_seed(0)
+        ours = dropout(x, p, True)
+        torch.manual_seed(0)
+        assert torch.equal(ours, F.dropout(x, p))
 
 
 # ---------------------------------------------------------------- the tables of n-grams

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels import FAST, Kernels
+from kernels import FAST, Kernels, dropout
 from lookback import NGRAM_DROPOUT, NGRAM_WIDTH, NGRAMS, SHIFT, ngram_rows, shift, table_sizes
 
 # What `modern` adds to the paper, each with its source. Muon, the optimiser, is switched off in the same way (train.py).
@@ -96,10 +96,10 @@ class Block(nn.Module):
         for sublayer, part in enumerate((self.attend, self.feed_forward)):
             if self.norms is None:
                 y = part(kernels.rms_norm(x), places, kernels, cache)
-                x = x + F.dropout(y, self.shape.dropout, self.training)
+                x = x + dropout(y, self.shape.dropout, self.training)
             else:  # the paper: LayerNorm(x + Sublayer(x))
                 y = part(x, places, kernels, cache)
-                x = _layer_norm(self.norms[sublayer], x + F.dropout(y, self.shape.dropout, self.training))
+                x = _layer_norm(self.norms[sublayer], x + dropout(y, self.shape.dropout, self.training))
         return x
 
     def attend(self, x: Tensor, places: "Places", kernels: Kernels, cache: Cache | None) -> Tensor:
@@ -158,7 +158,7 @@ class Decoder(nn.Module):
         """
         start = cache.length if cache else 0
         places = self.places(start, tokens.size(1))
-        x = F.dropout(self.embed(tokens, places, cache), self.shape.dropout, self.training)
+        x = dropout(self.embed(tokens, places, cache), self.shape.dropout, self.training)
         x0 = x
         for block in self.blocks:
             x = block(x, x0, places, self.kernels, cache)
@@ -178,7 +178,7 @@ class Decoder(nn.Module):
                 before = before if cache.tokens is None else cache.tokens
                 cache.tokens = torch.cat([before, tokens], 1)[:, -before.size(1) :]
             rows = ngram_rows(torch.cat([before, tokens], 1), self.shape.vocabulary)
-            found = F.dropout(F.embedding(rows, self.ngrams).flatten(2), self.ngram_dropout, self.training)
+            found = dropout(F.embedding(rows, self.ngrams).flatten(2), self.ngram_dropout, self.training)
             x = x + F.linear(found, self.ngram_output)
         if "rotary" not in self.shape.parts:
             # The scale of section 3.4 brings a tied embedding to the size of the sinusoids.

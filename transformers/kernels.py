@@ -21,6 +21,19 @@ from torch.autograd import Function
 EPSILON = 1e-6  # keeps RMSNorm finite at 0
 
 
+def dropout(x: Tensor, p: float, training: bool) -> Tensor:
+    """`F.dropout` with p rounded to a 256th: one random byte per element takes a quarter of the time on a CPU.
+
+    PyTorch draws a float for each, on one core, which was 18% of a training step.
+    """
+    least = round(256 * p)
+    if not training or x.device.type != "cpu" or not 0 < least < 256:
+        return F.dropout(x, p, training)
+    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(1 << 63), None)  # all 64 bits of each
+    kept = (words.view(torch.uint8)[: x.numel()] >= least).view(x.shape)
+    return x * kept.to(x.dtype).mul_(256 / (256 - least))
+
+
 def plain_rms_norm(x: Tensor) -> Tensor:
     """x / rms(x) over the last axis, without a gain (Zhang & Sennrich 2019, eq. 4). Any shape."""
     return x / (x.square().mean(-1, keepdim=True).sqrt() + EPSILON)
