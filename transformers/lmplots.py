@@ -53,7 +53,7 @@ def text_figure(
         axes[0].set_xscale("log")
         axes[0].set_title(f"{NAMES[task]}: {numbers['val_loss']:.3f} {unit}")
         axes[1].set_title("the same, by the clock")
-        axes[1].legend(loc="upper right")
+        axes[1].legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none")
         _against_position(axes[2], by_position, anchors, per_token, what, unit)
         save_figure(figure, path)
 
