@@ -1,8 +1,8 @@
 """The inner operations of the decoder, each twice: the plain formula, and the same with its gradient written out.
 
-PyTorch's own attention is slow on CPUs in bf16 (15% fewer tokens per second in training, two AVX-512 cores), so both
-versions multiply matrices instead. The gradients written out save memory and, in fp32, 8% of the time (in bf16 1%;
-tests/benchmarks/decoder_speed.py). They cannot be differentiated again: for Hessian-vector products and `torch.func`, use
+PyTorch's own attention is slow on CPUs in bf16 (22% fewer tokens per second in training, two AVX-512 cores), so both
+versions multiply matrices instead. The gradients written out save memory, and 8% of the time in bf16, 16% in fp32
+(tests/benchmarks/decoder_speed.py). They cannot be differentiated again: for Hessian-vector products and `torch.func`, use
 `PLAIN`.
 """
 

@@ -91,7 +91,9 @@ class Training:
         else:
             self.task = TextTask(text.train, config.context or 0, config.batch or 0, seed)
             context, vocabulary = self.task.context, text.vocabulary.size
-        without = (*config.without, *(TEXT_ONLY if text is None else ()))
+        # n-grams of whole words hardly ever come twice: with them, --preset quick gave 2.00 nats a character, not 1.89.
+        needless = TEXT_ONLY if text is None else ("ngrams",) if config.tokenizer == "word" else ()
+        without = (*config.without, *needless)
         size = {name: getattr(config, name) for name in ("layers", "heads", "width")}
         size["dropout"] = config.dropout
         if config.dropout is None and text is not None:
