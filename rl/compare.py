@@ -1,0 +1,267 @@
+"""Environments x algorithms x seeds: learning curves with intervals, and a table beside published returns.
+
+    python rl/compare.py --envs CartPole-v1 Acrobot-v1 --algos vpg ppo --seeds 5
+    python rl/compare.py --envs CartPole-v1 --baselines none reward-to-go value gae --seeds 10
+
+Every run is one of vpg.py with its environment's recipe, in a process of its own and in its own folder: the same command
+skips what is done. Curves are the interquartile mean over seeds with its 95% bootstrap interval (Agarwal et al. 2021), of
+evaluations that training never sees. The folder that is printed holds curves.csv, runs.csv, table.md and the figure.
+"""
+
+import os
+
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+
+import csv
+import itertools
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from common.cli import parse, run_main, shown
+from common.device import configure_cpu
+from common.errors import BadInput
+from common.pool import Job, Pool
+from common.run import Run, available_cores, check_name, results_folder, short_hash, source_hash, write_csv, write_text
+from envs import make_streams
+from published import PUBLISHED, THRESHOLDS
+from rlplots import comparison_figure
+from vpg import HERE, SOURCES, Baseline, resolve, run_config
+from vpg import Config as RunConfig
+
+Algo = Literal["vpg", "ppo"]
+BOOTSTRAP = 2000
+
+
+@dataclass(frozen=True)
+class Config:
+    envs: tuple[str, ...] = ("CartPole-v1",)
+    """Gymnasium environments"""
+    algos: tuple[Algo, ...] = ("vpg", "ppo")
+    """algorithms"""
+    baselines: tuple[Baseline, ...] = ("gae",)
+    """of vpg: each is an arm of its own; ppo takes gae"""
+    seeds: int = 5
+    """runs of each arm"""
+    first_seed: int = 0
+    """the first of the seeds"""
+    total_steps: int | None = None
+    """steps of every run; default: each environment's recipe"""
+    workers: int = 0
+    """runs at once; 0: one per core"""
+    results_dir: str | None = None
+    """where results go; default: results/ in the repository"""
+    name: str | None = None
+    """name of the folder; default: made from the settings and the code"""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is compared: an environment with an algorithm and a baseline."""
+
+    env: str
+    algo: Algo
+    baseline: Baseline
+
+    @property
+    def label(self) -> str:
+        """`vpg`, `ppo`, or `vpg, reward-to-go`."""
+        return self.algo if self.baseline == "gae" else f"{self.algo}, {self.baseline}"
+
+
+def arms_of(config: Config) -> list[Arm]:
+    """Every environment with every algorithm; with ppo only GAE."""
+    return [
+        Arm(env, algo, baseline)
+        for env in config.envs
+        for algo in config.algos
+        for baseline in (config.baselines if algo == "vpg" else ("gae",))
+    ]
+
+
+def settings(config: Config, arm: Arm, seed: int) -> RunConfig:
+    """One run of vpg.py."""
+    return RunConfig(
+        env=arm.env,
+        algo=arm.algo,
+        baseline=arm.baseline,
+        seed=seed,
+        total_steps=config.total_steps,
+        results_dir=config.results_dir,
+        device="cpu",
+    )
+
+
+def one_run(settings: dict[str, Any]) -> dict[str, Any]:
+    """In a worker: train and evaluate; the summary and the evaluations on the way."""
+    hidden = settings["hidden"]
+    given = RunConfig(**{**settings, "hidden": tuple(hidden) if hidden else None})
+    summary, folder = run_config(given, quiet=True)
+    if not (folder / "metrics.csv").exists():  # diverged in its first update
+        return {"summary": summary, "curve": [], "folder": folder.name}
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if math.isfinite(float(row["eval_return"]))]
+    curve = [{name: float(row[name]) for name in ("step", "seconds", "eval_return")} for row in rows]
+    return {"summary": summary, "curve": curve, "folder": folder.name}
+
+
+# ---------------------------------------------------------------- statistics
+
+
+def interquartile_mean(values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Mean of the middle half (Agarwal et al. 2021): the lowest and the highest floor(n / 4) values are left out."""
+    n = values.shape[axis]
+    cut = n // 4
+    return np.sort(values, axis).take(range(cut, n - cut), axis).mean(axis)
+
+
+def curve_interval(returns: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """IQM over seeds and its 95% percentile-bootstrap interval: (seeds, points) -> three (points,)."""
+    random = np.random.default_rng(seed)
+    draws = returns[random.integers(len(returns), size=(BOOTSTRAP, len(returns)))]  # (draws, seeds, points)
+    low, high = np.quantile(interquartile_mean(draws, 1), (0.025, 0.975), axis=0)
+    return interquartile_mean(returns), low, high
+
+
+def solved_at(curve: list[dict[str, float]], threshold: float) -> dict[str, float] | None:
+    """The first of two consecutive evaluations above the threshold; None where there is none."""
+    for now, then in itertools.pairwise(curve):
+        if now["eval_return"] >= threshold and then["eval_return"] >= threshold:
+            return now
+    return None
+
+
+def table(results: dict[Arm, list[dict[str, Any]]]) -> str:
+    """Markdown: what every arm reached, and what others have published."""
+    lines = [
+        "| environment | method | return, mean of seeds (each) | greedy | steps | solved: seeds, median steps, seconds "
+        "| steps/s | seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for env in dict.fromkeys(arm.env for arm in results):
+        for arm in (arm for arm in results if arm.env == env):
+            runs = [run for run in results[arm] if run["summary"]["status"] == "ok"]
+            if not runs:
+                lines.append(f"| {env} | {arm.label} | all runs diverged | | | | | |")
+                continue
+            summaries = [run["summary"] for run in runs]
+            returns = [s["eval_return_mean"] for s in summaries]
+            greedy = float(np.mean([s["eval_return_greedy_mean"] for s in summaries]))
+            solved = [solved_at(run["curve"], THRESHOLDS[env]) for run in results[arm]] if env in THRESHOLDS else []
+            found = [s for s in solved if s]
+            when = f"{len(found)} of {len(solved)}" if solved else ""
+            if found:
+                when += (
+                    f", {np.median([s['step'] for s in found]):,.0f}, {np.median([s['seconds'] for s in found]):.1f}"
+                )
+            each = ", ".join(f"{value:.1f}" for value in returns)
+            if len(runs) < len(results[arm]):
+                each += f"; {len(results[arm]) - len(runs)} diverged"
+            rate = np.median([s["steps_per_second"] for s in summaries])
+            seconds = np.median([s["train_seconds"] for s in summaries])
+            lines.append(
+                f"| {env} | {arm.label} | {np.mean(returns):.1f} ({each}) | {greedy:.1f} | {summaries[0]['steps']:,} "
+                f"| {when} | {rate:,.0f} | {seconds:.1f} |"
+            )
+        for who, (value, steps) in PUBLISHED.get(env, {}).items():
+            lines.append(f"| {env} | {who} (published) | {value:.1f} | | {steps:,} | | | |")
+    return "\n".join(lines) + "\n"
+
+
+# ---------------------------------------------------------------- the command
+
+
+def start_worker() -> None:
+    """One thread a process."""
+    configure_cpu(1)
+
+
+def check(config: Config) -> None:
+    """BadInput for what cannot be compared; every environment is made once."""
+    if config.name is not None:
+        check_name(config.name)
+    for name in ("envs", "algos", "baselines"):
+        values = getattr(config, name)
+        if not values or len(set(values)) < len(values):
+            raise BadInput(f"--{name} must name at least one, and none twice")
+    if config.seeds < 1 or config.first_seed < 0 or config.workers < 0:
+        raise BadInput("--seeds must be positive, --first-seed and --workers not negative")
+    for arm in arms_of(config):
+        resolve(settings(config, arm, config.first_seed))
+    for env in config.envs:
+        make_streams(env, 1).close()
+
+
+def main() -> int:
+    """Run what is missing, then the statistics, the table and the figure."""
+    config = parse(Config, {}, description=__doc__ or "")
+    check(config)
+    workers = config.workers or available_cores()
+    kept = {name: value for name, value in asdict(config).items() if name not in ("workers", "results_dir", "name")}
+    identity = {**kept, "sources": source_hash(*(HERE / f"{name}.py" for name in SOURCES))[:16]}
+    folder = results_folder(config.results_dir, "rl") / (config.name or f"compare-{short_hash(identity)}")
+    run = Run(folder, identity, "cpu", asdict(config), exclusive=False)
+    jobs: dict[str, tuple[Arm, int]] = {}
+    for seed in range(config.first_seed, config.first_seed + config.seeds):
+        for arm in arms_of(config):
+            key = "-".join(
+                "".join(c if c.isalnum() else "_" for c in part) for part in (arm.env, arm.algo, arm.baseline)
+            )
+            jobs[f"{key}-s{seed}"] = (arm, seed)
+    print(f"plan: {len(jobs)} runs on {workers} cores; results: {shown(run.folder)}")
+    todo = [Job(key, one_run, {"settings": asdict(settings(config, *what))}) for key, what in jobs.items()]
+    results: dict[Arm, list[dict[str, Any]]] = {arm: [] for arm in arms_of(config)}
+    failed: list[str] = []
+    with Pool(min(workers, len(todo)), start_worker) as pool, tqdm(total=len(todo), unit="run") as bar:
+        for end in pool.map(todo, run.folder / "runs"):
+            bar.update()
+            arm, seed = jobs[end.job.key]
+            if end.result is None:
+                failed.append(f"{end.job.key}: {end.error}")
+            else:
+                results[arm].append({**end.result, "seed": seed})
+    for line in failed:
+        print(f"failed: {line}")
+    if failed:
+        return 1
+    for runs in results.values():
+        runs.sort(key=lambda one: one["seed"])
+    report(run, results)
+    print(f"\n{table(results)}\nresults: {shown(run.folder)}")
+    return 0
+
+
+def report(run: Run, results: dict[Arm, list[dict[str, Any]]]) -> None:
+    """curves.csv, runs.csv, table.md, the figure and summary.json."""
+    curves, rows = [], []
+    for arm, runs in results.items():
+        for one in runs:
+            what = {"env": arm.env, "algo": arm.algo, "baseline": arm.baseline, "seed": one["seed"]}
+            curves += [{**what, **point} for point in one["curve"]]
+            rows.append({**what, **one["summary"]})
+    write_csv(run.folder / "curves.csv", curves)
+    write_csv(run.folder / "runs.csv", rows)
+    write_text(run.folder / "table.md", table(results))
+    comparison_figure(panels(results), run.folder / "learning_curves")
+    run.finish(runs=len(rows))
+
+
+def panels(results: dict[Arm, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """What the figure draws, by environment and label: steps, every seed's returns, IQM, interval."""
+    drawn: dict[str, dict[str, Any]] = {}
+    for arm, runs in results.items():
+        curves = [one["curve"] for one in runs if one["summary"]["status"] == "ok" and one["curve"]]
+        if not curves:
+            continue
+        points = min(len(curve) for curve in curves)
+        returns = np.array([[point["eval_return"] for point in curve[:points]] for curve in curves])
+        steps = np.mean([[point["step"] for point in curve[:points]] for curve in curves], 0)
+        drawn.setdefault(arm.env, {})[arm.label] = (steps, returns, *curve_interval(returns))
+    return drawn
+
+
+if __name__ == "__main__":
+    run_main(main)

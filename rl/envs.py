@@ -1,0 +1,295 @@
+"""N copies of an environment, stepped as one batch, with terminations, truncations and resets kept apart.
+
+Gymnasium's vector environments end an episode in one of three ways (their `autoreset_mode`), and each hides a trap:
+
+- NEXT_STEP  the step that ends an episode returns the true final observation; the *next* step ignores its action, resets,
+             and returns reward 0. That step is no transition: `Step.valid` is False for it, and it counts nowhere.
+- SAME_STEP  the step that ends an episode returns the first observation of the next one; the true final observation is in
+             `infos["final_obs"]`.
+- DISABLED   nothing is reset until it is asked for.
+
+`Streams` makes all three look alike: `Step.obs` is what to act on next, `Step.finals` the true final observations where
+`obs` is not them.
+"""
+
+import json
+import math
+import multiprocessing
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import OrderEnforcing, TimeLimit
+from numpy.typing import NDArray
+
+from common.errors import BadInput
+from common.run import available_cores
+
+Array = NDArray[Any]
+PROBE_SECONDS = 0.3  # of stepping, to find out whether processes of their own pay for the environments
+SLOW_STEP_SECONDS = 300e-6  # per environment; below it the pipes of AsyncVectorEnv cost more than the second core gives
+
+
+@dataclass(frozen=True)
+class Step:
+    """What came of one action per environment. All arrays have N rows; the rewards are raw."""
+
+    obs: Array
+    reward: Array
+    terminated: Array
+    truncated: Array
+    valid: Array
+    """False where the environment only reset itself"""
+    finals: tuple[Array, Array] | None = None
+    """indices and true final observations of the episodes that ended, where `obs` is already the next one's first"""
+
+
+class Streams:
+    """A vector environment with one way of stepping, whatever its autoreset mode. `close()` it in the end."""
+
+    def __init__(self, envs: VectorEnv):
+        self.envs = envs
+        self.n = envs.num_envs
+        self.observation_space: spaces.Space = envs.single_observation_space
+        self.action_space: spaces.Space = envs.single_action_space
+        self.encoder = ObservationEncoder(self.observation_space)
+        self.mode = AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+        self._resetting = np.zeros(self.n, dtype=bool)
+
+    def reset(self, seeds: Sequence[int]) -> Array:
+        """The first observations of new episodes; environment i is seeded with `seeds[i]`."""
+        one_each = isinstance(self.envs, SyncVectorEnv | AsyncVectorEnv)  # others have one generator for all
+        seed: Any = list(seeds) if one_each else int(seeds[0])
+        obs, _ = self.envs.reset(seed=seed)
+        self._resetting[:] = False
+        return self.encoder(obs)
+
+    def step(self, actions: Array) -> Step:
+        """One action per environment."""
+        obs, reward, terminated, truncated, infos = self.envs.step(actions)
+        obs = self.encoder(obs)
+        valid, finals = np.ones(self.n, dtype=bool), None
+        ended = terminated | truncated
+        if self.mode == AutoresetMode.NEXT_STEP:
+            valid = ~self._resetting
+            self._resetting = ended
+        elif ended.any():
+            which = np.flatnonzero(ended)
+            if self.mode == AutoresetMode.SAME_STEP:
+                final = self.encoder(np.stack([infos["final_obs"][i] for i in which]))
+            else:
+                final = obs[which].copy()
+                obs = self.encoder(self.envs.reset(options={"reset_mask": ended})[0])
+            finals = (which, final)
+        return Step(obs, np.asarray(reward, dtype=np.float32), terminated, truncated, valid, finals)
+
+    @property
+    def simple(self) -> bool:
+        """Whether `state` can save the environments."""
+        if isinstance(self.envs, SyncVectorEnv):
+            return all(_classic(env) for env in self.envs.envs)
+        return isinstance(self.envs, CartPoleVectorEnv)
+
+    def state(self) -> dict[str, Any] | None:
+        """The environments in the middle of their episodes, as tensors and plain values; None where that is not simple.
+
+        Simple are Gymnasium's classic-control environments, whose physics is a few numbers in `state`.
+        """
+        if not self.simple:
+            return None
+        if isinstance(self.envs, CartPoleVectorEnv):
+            arrays = {name: _tensor(getattr(self.envs, name)) for name in ("state", "steps", "prev_done")}
+            return {"resetting": _tensor(self._resetting), "envs": [{**arrays, "random": _random_state(self.envs)}]}
+        assert isinstance(self.envs, SyncVectorEnv)
+        states = [
+            {
+                "state": _tensor(np.asarray(env.unwrapped.state)),  # pyright: ignore[reportAttributeAccessIssue]
+                "elapsed": _time_limit(env)._elapsed_steps,
+                "random": _random_state(env.unwrapped),
+            }
+            for env in self.envs.envs
+        ]
+        return {"resetting": _tensor(self._resetting), "envs": states}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on where `state()` was called."""
+        self._resetting = state["resetting"].numpy()
+        if isinstance(self.envs, CartPoleVectorEnv):
+            (saved,) = state["envs"]
+            for name in ("state", "steps", "prev_done"):
+                setattr(self.envs, name, saved[name].numpy())
+            self.envs.np_random.bit_generator.state = json.loads(saved["random"])
+            return
+        assert isinstance(self.envs, SyncVectorEnv)
+        for env, saved in zip(self.envs.envs, state["envs"], strict=True):
+            env.unwrapped.state = saved["state"].numpy()  # pyright: ignore[reportAttributeAccessIssue]
+            _time_limit(env)._elapsed_steps = saved["elapsed"]
+            env.unwrapped.np_random.bit_generator.state = json.loads(saved["random"])
+        self.envs._autoreset_envs = self._resetting.copy()
+
+    def close(self) -> None:
+        """End the environments and their processes."""
+        self.envs.close()
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    return torch.from_numpy(np.array(array))  # a copy
+
+
+def _random_state(env: Any) -> str:
+    return json.dumps(env.np_random.bit_generator.state)
+
+
+def _classic(env: gymnasium.Env) -> bool:
+    """One of Gymnasium's classic-control environments with one clock and no other wrapper that remembers anything."""
+    clocks = 0
+    while isinstance(env, gymnasium.Wrapper):
+        if type(env) not in (TimeLimit, OrderEnforcing):
+            return False
+        clocks += type(env) is TimeLimit
+        env = env.env
+    return clocks == 1 and type(env).__module__.startswith("gymnasium.envs.classic_control.")
+
+
+def _time_limit(env: gymnasium.Env) -> Any:
+    """The wrapper that counts the steps of an episode."""
+    while not isinstance(env, TimeLimit):
+        assert isinstance(env, gymnasium.Wrapper)
+        env = env.env
+    return env
+
+
+class ObservationEncoder:
+    """Observations as the networks take them: (N, features) float32 or, for images, (N, height, width, channels) uint8."""
+
+    def __init__(self, space: spaces.Space):
+        if isinstance(space, spaces.Discrete):
+            self.shape, self.image, self.kind = (int(space.n),), False, "one-hot"
+            self._start = int(space.start)
+        elif isinstance(space, spaces.MultiBinary | spaces.MultiDiscrete):
+            self.shape, self.image, self.kind = (int(np.prod(space.shape)),), False, "flat"
+        elif isinstance(space, spaces.Box):
+            self.image = space.dtype == np.uint8 and len(space.shape) == 3
+            self.kind = "image" if self.image else "flat"
+            self.shape = tuple(space.shape) if self.image else (math.prod(space.shape),)
+        else:
+            raise BadInput(
+                f"observations of type {type(space).__name__} are not supported: Box, Discrete or Multi* are"
+            )
+        if self.shape == (0,):
+            raise BadInput("the observations of this environment are empty")
+        self.dtype = np.dtype(np.uint8 if self.image else np.float32)
+
+    def __call__(self, obs: Array) -> Array:
+        """A batch of raw observations, encoded; a copy."""
+        if self.kind == "one-hot":
+            encoded = np.zeros((len(obs), *self.shape), dtype=np.float32)
+            encoded[np.arange(len(obs)), np.asarray(obs) - self._start] = 1
+            return encoded
+        return np.array(obs, dtype=self.dtype).reshape(len(obs), *self.shape)
+
+
+def check_actions(space: spaces.Space) -> None:
+    """BadInput for actions that no policy here can take."""
+    if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.Box):
+        raise BadInput(f"actions of type {type(space).__name__} are not supported: Discrete, MultiDiscrete or Box are")
+    if isinstance(space, spaces.Box) and (not np.issubdtype(space.dtype, np.floating) or math.prod(space.shape) == 0):
+        raise BadInput("actions in a Box must be real numbers, at least one")
+    if isinstance(space, spaces.MultiDiscrete) and len(space.shape) != 1:
+        raise BadInput("MultiDiscrete actions must be one row of numbers")
+
+
+def make_streams(env_id: str, n: int, render_mode: str | None = None) -> Streams:
+    """`n` copies of a Gymnasium environment, also `module:Id`; BadInput where it is unknown or cannot be made.
+
+    The environment's own vectorised version where it has one; else one after the other in this process, or in processes
+    of their own where that was measured to be faster. The numbers do not depend on which.
+    """
+    spec = find_spec(env_id)
+    try:
+        if spec.vector_entry_point is not None and render_mode is None:
+            envs: VectorEnv = gymnasium.make_vec(env_id, num_envs=n, vectorization_mode="vector_entry_point")
+            streams = Streams(envs)
+        else:
+            streams = Streams(sync(env_id, n, render_mode))
+        check_actions(streams.action_space)
+        # A worker of compare.py may not start processes; the others' cores are busy with its siblings anyway.
+        spare = n > 1 and available_cores() > 1 and not multiprocessing.current_process().daemon
+        if spare and render_mode is None and not streams.simple and step_seconds(streams) > SLOW_STEP_SECONDS:
+            streams = faster(streams, Streams(asynchronous(env_id, n)))
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise BadInput(f"--env {env_id} needs a package that is not installed: {_line(error)}") from None
+    except (gymnasium.error.Error, TypeError, ImportError, AttributeError, ValueError) as error:
+        raise BadInput(f"--env {env_id} cannot be made: {_line(error)}") from None
+    return streams
+
+
+def find_spec(env_id: str) -> Any:
+    """Gymnasium's registration of an environment; BadInput where there is none."""
+    try:
+        spec = gymnasium.envs.registration._find_spec(env_id)  # pyright: ignore  # the public ones do not import module:
+    except (gymnasium.error.Error, ImportError, ValueError, TypeError, SyntaxError) as error:
+        raise BadInput(f"--env {env_id} is unknown: {_line(error)}") from None
+    if spec.entry_point is None and spec.vector_entry_point is None:
+        raise BadInput(f"--env {env_id} has no entry point")
+    return spec
+
+
+# Both reset in a step of their own, though that costs one step an episode: only then is the true final observation safe
+# from an environment that hands out one array again and again.
+
+
+def sync(env_id: str, n: int, render_mode: str | None = None) -> SyncVectorEnv:
+    """`n` environments in this process."""
+    return SyncVectorEnv([_maker(env_id, render_mode)] * n, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+
+
+def asynchronous(env_id: str, n: int) -> AsyncVectorEnv:
+    """`n` environments in processes of their own, which are born deaf to Ctrl-C: this process hears it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return AsyncVectorEnv([_maker(env_id)] * n, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _maker(env_id: str, render_mode: str | None = None) -> Any:
+    # An environment without pictures need not know the argument.
+    options: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+
+    def make() -> gymnasium.Env:
+        return gymnasium.make(env_id, disable_env_checker=True, **options)
+
+    return make
+
+
+def step_seconds(streams: Streams) -> float:
+    """Seconds per step and environment, with random actions."""
+    streams.reset(range(streams.n))
+    streams.envs.action_space.seed(0)
+    steps, start = 0, time.perf_counter()
+    while time.perf_counter() - start < PROBE_SECONDS:
+        streams.step(streams.envs.action_space.sample())
+        steps += 1
+    return (time.perf_counter() - start) / (steps * streams.n)
+
+
+def faster(a: Streams, b: Streams) -> Streams:
+    """The one of the two that steps faster; the other is closed."""
+    keep, drop = (b, a) if step_seconds(b) < step_seconds(a) else (a, b)
+    drop.close()
+    return keep
+
+
+def _line(error: BaseException) -> str:
+    """The first line of what an exception says, without colours."""
+    text = str(error) or type(error).__name__
+    return text.strip().splitlines()[0].replace("\x1b[31m", "").replace("\x1b[0m", "").rstrip(".")

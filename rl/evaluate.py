@@ -1,0 +1,150 @@
+"""How good a trained policy is, on episodes that training has never seen.
+
+    python rl/evaluate.py                                   the latest run, 100 episodes sampled and 100 greedy
+    python rl/evaluate.py --run results/rl/NAME --record walk.gif
+
+Prints JSON: the mean return of the policy as it is and of its greedy version, each with a 95% bootstrap interval over
+episodes. Every environment plays the same number of episodes, so that short ones do not count too much.
+"""
+
+import os
+
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws the frames, on machines without a screen too
+
+import json
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from PIL import Image
+
+from common.cli import parse, run_main, shown
+from common.device import configure_cpu
+from common.errors import BadInput
+from common.run import atomic_save, latest_run, load_checkpoint, results_folder
+from envs import Streams, make_streams
+from policy import ActorCritic
+from rollout import ObservationScaler, interval, play
+
+AT_ONCE = 20  # environments
+GIF_WIDTH, GIF_FRAMES, GIF_MILLISECONDS = 240, 150, 60
+
+
+@dataclass(frozen=True)
+class Config:
+    run: str | None = None
+    """folder of a run of vpg.py; default: the latest"""
+    results_dir: str | None = None
+    """where the latest run is looked for; default: results/ in the repository"""
+    episodes: int = 100
+    """of each kind, sampled and greedy; rounded up to as many of each environment"""
+    seed: int = 0
+    """of the episodes; none of them is an episode of training or of its evaluations"""
+    record: str | None = None
+    """also write one greedy episode to this GIF"""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A policy and what it needs to act in `env`."""
+
+    env: str
+    model: ActorCritic
+    scaler: ObservationScaler | None
+    step: int
+
+
+def load_run(folder: Path) -> Trained:
+    """The policy that vpg.py left in `folder`; BadInput where there is none."""
+    state = load_checkpoint(folder / "checkpoint.pt")
+    try:
+        arguments = state["arguments"]
+        env, hidden = str(arguments["env"]), tuple(arguments["hidden"])
+        step, weights, scaling = int(state["step"]), state["model"], state["collector"].get("scaler")
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise BadInput(f"{folder / 'checkpoint.pt'} is not a checkpoint of rl/vpg.py") from None
+    streams = make_streams(env, 1)
+    shape, actions = streams.encoder.shape, streams.action_space
+    streams.close()
+    model = ActorCritic(shape, actions, hidden)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError:
+        raise BadInput(f"{folder / 'checkpoint.pt'} does not fit {env} as it is installed here") from None
+    scaler = ObservationScaler(shape) if scaling else None
+    if scaler:
+        scaler.load(scaling)
+    return Trained(env, model, scaler, step)
+
+
+def evaluate(trained: Trained, episodes: int, seed: int, greedy: bool) -> dict[str, Any]:
+    """Mean return, its interval, and how many episodes that was."""
+    n = min(AT_ONCE, episodes)
+    streams = make_streams(trained.env, n)
+    seeds = evaluation_seeds(seed, n, greedy)
+    returns = play(trained.model, streams, trained.scaler, -(-episodes // n), seeds, greedy).ravel()
+    streams.close()
+    low, high = interval(returns)
+    return {"mean": float(returns.mean()), "lo95": low, "hi95": high, "episodes": len(returns)}
+
+
+def evaluation_seeds(seed: int, n: int, greedy: bool) -> list[int]:
+    """`n` seeds, apart from those that vpg.py uses for the same `seed` (whose keys are small numbers)."""
+    return [int(s >> 1) for s in np.random.SeedSequence(seed, spawn_key=(0xE7A1, int(greedy))).generate_state(n)]
+
+
+def record(trained: Trained, seed: int, path: Path) -> float:
+    """Write one greedy episode to a GIF and give its return. Long ones are thinned out to GIF_FRAMES frames."""
+    streams: Streams = make_streams(trained.env, 1, render_mode="rgb_array")
+    frames: list[Image.Image] = []
+
+    def keep() -> None:
+        try:
+            (frame,) = streams.envs.render()  # type: ignore[misc]
+        except (NotImplementedError, TypeError, gymnasium.error.Error):
+            raise BadInput(f"--record: {trained.env} gives no pictures") from None
+        picture = Image.fromarray(np.asarray(frame))
+        small = picture.resize((GIF_WIDTH, round(GIF_WIDTH * picture.height / picture.width)))
+        frames.append(small.quantize(32, dither=Image.Dither.NONE))
+
+    returns = play(trained.model, streams, trained.scaler, 1, evaluation_seeds(seed, 1, True), True, keep)
+    streams.close()
+    images = frames[:: max(1, math.ceil(len(frames) / GIF_FRAMES))]
+    options = {"save_all": True, "append_images": images[1:], "duration": GIF_MILLISECONDS, "loop": 0, "optimize": True}
+    atomic_save(path, lambda file: images[0].save(file, "GIF", **options))
+    return float(returns[0, 0])
+
+
+def main() -> int:
+    """Load, play, print."""
+    config = parse(Config, {}, description=__doc__ or "")
+    if config.episodes < 1:
+        raise BadInput(f"--episodes must be at least 1, not {config.episodes}")
+    if not 0 <= config.seed < 1 << 63:
+        raise BadInput(f"--seed must not be negative or above 2^63 - 1, and it is {config.seed}")
+    if config.record is not None and not config.record.lower().endswith(".gif"):
+        raise BadInput(f"--record {config.record}: only .gif can be written")
+    configure_cpu(1)
+    torch.manual_seed(0)
+    folder = Path(config.run) if config.run else latest_run(results_folder(config.results_dir, "rl"), "checkpoint.pt")
+    trained = load_run(folder)
+    print(f"{shown(folder)}: {trained.env}, {trained.step:,} steps", file=sys.stderr)
+    result = {
+        "env": trained.env,
+        "step": trained.step,
+        "sampled": evaluate(trained, config.episodes, config.seed, False),
+        "greedy": evaluate(trained, config.episodes, config.seed, True),
+    }
+    if config.record:
+        result["recorded_return"] = record(trained, config.seed, Path(config.record))
+    print(json.dumps(result, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,147 @@
+"""The policy gradient of a batch, and what it says about itself: losses, the update, the gradient noise scale.
+
+M is the number of transitions in the batch; sums over steps are divided by it, so that every step counts the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from policy import ActorCritic
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The valid transitions of a rollout, one row each (M, …)."""
+
+    obs: Tensor
+    actions: Tensor
+    advantages: Tensor
+    targets: Tensor  # of the value function
+    streams: Tensor  # (M,) which environment a row is from
+    old_head: Tensor  # the actor's output before the update
+    old_log_prob: Tensor
+
+    def rows(self, index: Tensor) -> "Batch":
+        """Some of the rows."""
+        return Batch(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+    def __len__(self) -> int:
+        return len(self.obs)
+
+
+def vpg_loss(model: ActorCritic, batch: Batch, entropy: float, count: int) -> Tensor:
+    """-1/count sum_i (log pi(a_i|s_i) A_i + entropy H(pi(.|s_i))); its gradient is the policy gradient.
+
+    Sutton et al. 1999, theorem 1, with the advantage in place of the action value; Spinning Up, "VPG".
+    """
+    head = model.head(batch.obs)
+    gain = model.policy.log_prob(head, batch.actions) * batch.advantages
+    if entropy:
+        gain = gain + entropy * model.policy.entropy(head)
+    return -gain.sum() / count
+
+
+def ppo_loss(model: ActorCritic, batch: Batch, entropy: float, count: int, clip: float) -> Tensor:
+    """-1/count sum_i min(r_i A_i, clip(r_i, 1 - clip, 1 + clip) A_i), r_i = pi(a_i|s_i) / pi_old(a_i|s_i).
+
+    Schulman et al. 2017, eq. 7. At pi = pi_old its gradient is the policy gradient.
+    """
+    head = model.head(batch.obs)
+    ratio = (model.policy.log_prob(head, batch.actions) - batch.old_log_prob).exp()
+    gain = torch.minimum(ratio * batch.advantages, ratio.clamp(1 - clip, 1 + clip) * batch.advantages)
+    if entropy:
+        gain = gain + entropy * model.policy.entropy(head)
+    return -gain.sum() / count
+
+
+def flat(tensors: Sequence[Tensor]) -> Tensor:
+    """One vector."""
+    return torch.cat([t.reshape(-1) for t in tensors])
+
+
+@dataclass(frozen=True)
+class NoiseScale:
+    """|G|^2 and tr(Sigma) of the gradient, unbiased; Sigma is the covariance of one environment stream's gradient.
+
+    Either can come out negative by chance, above all |G|^2. Average them separately before dividing.
+    """
+
+    squared_norm: float
+    trace: float
+
+
+def noise_scale(group_gradients: list[Tensor], streams: int) -> NoiseScale:
+    """From the gradients of k groups of streams / k environments each (McCandlish et al. 2018, eqs. A.2, A.3).
+
+    B_small = streams / k, B_big = streams, both in streams: the steps of one stream depend on each other, so that taking
+    steps as the unit would understate the noise. B_simple = trace / squared_norm is the batch, in streams, beyond which
+    more data makes the gradient's direction little better.
+    """
+    k = len(group_gradients)
+    if k < 2:
+        raise ValueError("two groups are needed at least")
+    small, big = streams / k, float(streams)
+    mean = torch.stack(group_gradients).mean(0)
+    small_square = sum(float(g @ g) for g in group_gradients) / k
+    big_square = float(mean @ mean)
+    return NoiseScale(
+        squared_norm=(big * big_square - small * small_square) / (big - small),
+        trace=(small_square - big_square) / (1 / small - 1 / big),
+    )
+
+
+def grouped_gradient(
+    model: ActorCritic, batch: Batch, entropy: float, streams: int, groups: int
+) -> tuple[list[Tensor], NoiseScale | None]:
+    """The policy gradient of the whole batch, parameter by parameter, and its noise scale from `groups` of streams.
+
+    The gradient is the sum of the groups' parts, so measuring its noise costs nothing but smaller matrix products.
+    """
+    parameters = model.actor_parameters()
+    k = groups if streams % groups == 0 else 1
+    parts: list[list[Tensor]] = []
+    for group in range(k):
+        mine = batch.rows((batch.streams * k // streams == group).nonzero().squeeze(-1)) if k > 1 else batch
+        parts.append(list(torch.autograd.grad(vpg_loss(model, mine, entropy, len(batch)), parameters)))
+    total = [torch.stack(pieces).sum(0) for pieces in zip(*parts, strict=True)] if k > 1 else parts[0]
+    # A group's own mean gradient is k times its share of the sum.
+    noise = noise_scale([k * flat(part) for part in parts], streams) if k > 1 else None
+    return total, noise
+
+
+def apply_gradient(
+    parameters: list[nn.Parameter], gradient: list[Tensor], optimizer: torch.optim.Optimizer, most: float
+):
+    """One optimiser step; the gradient's norm before it was clipped to `most` (0: not clipped)."""
+    for p, g in zip(parameters, gradient, strict=True):
+        p.grad = (
+            g.contiguous()
+        )  # convolutions on images give another layout, and the fused optimiser reads memory as it lies
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, most or float("inf")))
+    optimizer.step()
+    optimizer.zero_grad()
+    return norm
+
+
+def fit_values(
+    model: ActorCritic,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    epochs: int,
+    minibatch: int,
+    random: torch.Generator,
+) -> None:
+    """Regress the critic on the targets by least squares: `epochs` passes in shuffled minibatches (0: whole batches)."""
+    size = min(minibatch or len(batch), len(batch))
+    for _ in range(epochs):
+        order = torch.randperm(len(batch), generator=random).to(batch.obs.device) if size < len(batch) else None
+        for i in range(0, len(batch) - size // 2, size):  # a rest of less than half a minibatch waits for the next pass
+            rows = slice(None) if order is None else order[i : i + size]
+            loss = 0.5 * (model.value(batch.obs[rows]) - batch.targets[rows]).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    optimizer.zero_grad()

@@ -1,0 +1,194 @@
+"""The actor and the critic: encoders for vectors and images, and what a policy does with the actor's output.
+
+Shapes: B observations, A outputs of the actor (logits, or means). Actions are (B,) integers, (B, k) integers for
+MultiDiscrete, (B, k) reals for Box.
+"""
+
+import itertools
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from gymnasium import spaces
+from torch import Tensor, nn
+
+LOG_STD = -0.5  # of Box actions at the start, in units of half the space's range (Spinning Up's value)
+HALF_LOG_2PI_E = 0.5 * math.log(2 * math.pi * math.e)
+
+
+def mlp(sizes: tuple[int, ...], last_gain: float) -> nn.Sequential:
+    """Linear layers with tanh between them, orthogonal with gain sqrt(2), the last one with `last_gain`."""
+    layers: list[nn.Module] = []
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+        layer = nn.Linear(fan_in, fan_out)
+        nn.init.orthogonal_(layer.weight, last_gain if i == len(sizes) - 2 else math.sqrt(2))
+        nn.init.zeros_(layer.bias)
+        layers += [layer, nn.Tanh()]
+    return nn.Sequential(*layers[:-1])
+
+
+class NatureEncoder(nn.Module):
+    """The convolutional net of Mnih et al. 2015: (B, height, width, channels) uint8 -> (B, 512)."""
+
+    features = 512
+
+    def __init__(self, shape: tuple[int, ...]):
+        super().__init__()
+        height, width, channels = shape
+        if min(height, width) < 36:
+            raise ValueError(f"images of {height} x {width} are too small for the convolutional net: at least 36 x 36")
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(channels, 32, 8, 4),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 4, 2),
+            nn.ReLU(),
+            nn.Conv2d(64, 64, 3),
+            nn.ReLU(),
+        )
+        with torch.no_grad():
+            flat = self.convolutions(torch.zeros(1, channels, height, width)).numel()
+        self.linear = nn.Linear(flat, self.features)
+        for layer in (*self.convolutions, self.linear):
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.orthogonal_(layer.weight, math.sqrt(2))
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.permute(0, 3, 1, 2).float() / 255  # (B, channels, height, width)
+        return F.relu(self.linear(self.convolutions(x).flatten(1)))
+
+
+class ActorCritic(nn.Module):
+    """Two separate networks: `actor` gives what the policy needs, `critic` the value of a state."""
+
+    def __init__(self, observation_shape: tuple[int, ...], action_space: spaces.Space, hidden: tuple[int, ...]):
+        super().__init__()
+        self.policy = policy_for(action_space)
+        image = len(observation_shape) == 3
+
+        def net(outputs: int, gain: float) -> nn.Module:
+            if not image:
+                return mlp((observation_shape[0], *hidden, outputs), gain)
+            encoder = NatureEncoder(observation_shape)
+            return nn.Sequential(encoder, mlp((encoder.features, outputs), gain))
+
+        self.actor = net(self.policy.outputs, 0.01)  # nearly uniform at the start (Andrychowicz et al. 2021)
+        self.critic = net(1, 1.0)
+        self.log_std = nn.Parameter(torch.full((self.policy.outputs,), LOG_STD)) if self.policy.gaussian else None
+
+    def head(self, obs: Tensor) -> Tensor:
+        """The actor's output (B, A), for a Gaussian with the log standard deviations appended: (B, 2 A)."""
+        out = self.actor(obs)
+        return out if self.log_std is None else torch.cat([out, self.log_std.expand_as(out)], -1)
+
+    def value(self, obs: Tensor) -> Tensor:
+        """(B,)"""
+        return self.critic(obs).squeeze(-1)
+
+    def actor_parameters(self) -> list[nn.Parameter]:
+        """What the policy gradient moves."""
+        return [*self.actor.parameters(), *([] if self.log_std is None else [self.log_std])]
+
+
+class CategoricalPolicy:
+    """One or several independent categorical actions: logits side by side in the actor's output."""
+
+    gaussian = False
+
+    def __init__(self, sizes: tuple[int, ...], start: np.ndarray, single: bool):
+        self.sizes, self.start, self.single = sizes, start, single
+        self.outputs = sum(sizes)
+        self.action_shape = () if single else (len(sizes),)
+        self.action_dtype = torch.int64
+
+    def split(self, head: Tensor) -> tuple[Tensor, ...]:
+        """Log-probabilities (B, n) of each action."""
+        return tuple(part.log_softmax(-1) for part in head.split(self.sizes, -1))
+
+    def sample(self, head: Tensor, random: torch.Generator) -> Tensor:
+        """Actions drawn from softmax(logits): the greatest of logits + Gumbel noise."""
+        noise = torch.empty_like(head).exponential_(generator=random)
+        return self.mode(head - noise.log_())
+
+    def mode(self, head: Tensor) -> Tensor:
+        """The likeliest actions."""
+        chosen = [part.argmax(-1) for part in head.split(self.sizes, -1)]
+        return chosen[0] if self.single else torch.stack(chosen, -1)
+
+    def log_prob(self, head: Tensor, actions: Tensor) -> Tensor:
+        """log pi(a|s), (B,): the sum over the independent actions."""
+        actions = actions.view(len(head), -1)
+        logs = [part.gather(-1, actions[:, i : i + 1]).squeeze(-1) for i, part in enumerate(self.split(head))]
+        return logs[0] if self.single else torch.stack(logs).sum(0)
+
+    def entropy(self, head: Tensor) -> Tensor:
+        """In nats, (B,)."""
+        return torch.stack([-(part.exp() * part).sum(-1) for part in self.split(head)]).sum(0)
+
+    def kl(self, old: Tensor, new: Tensor) -> Tensor:
+        """KL(old || new) in nats, (B,), exact."""
+        pairs = zip(self.split(old), self.split(new), strict=True)
+        return torch.stack([(p.exp() * (p - q)).sum(-1) for p, q in pairs]).sum(0)
+
+    def to_env(self, actions: Tensor) -> np.ndarray:
+        """What the environment is given."""
+        return actions.numpy() + self.start
+
+
+class GaussianPolicy:
+    """A diagonal Gaussian whose standard deviations do not depend on the state.
+
+    The unit is half the range of the action space, its centre 0: the environment gets centre + half * clip(a, -1, 1).
+    The log-probability is that of the sample before it was clipped.
+    """
+
+    gaussian = True
+
+    def __init__(self, low: np.ndarray, high: np.ndarray):
+        bounded = np.isfinite(low) & np.isfinite(high)
+        with np.errstate(invalid="ignore", over="ignore"):  # infinite bounds, whose results are not taken
+            self.centre = np.where(bounded, (low + high) / 2, 0.0).astype(np.float32)
+            self.half = np.where(bounded, (high - low) / 2, 1.0).astype(np.float32)
+        self.low, self.high, self.shape = low, high, low.shape
+        self.outputs = low.size
+        self.action_shape = (low.size,)
+        self.action_dtype = torch.float32
+
+    def sample(self, head: Tensor, random: torch.Generator) -> Tensor:
+        mean, log_std = head.chunk(2, -1)
+        return mean + log_std.exp() * torch.empty_like(mean).normal_(generator=random)
+
+    def mode(self, head: Tensor) -> Tensor:
+        return head.chunk(2, -1)[0]
+
+    def log_prob(self, head: Tensor, actions: Tensor) -> Tensor:
+        mean, log_std = head.chunk(2, -1)
+        z = (actions - mean) * (-log_std).exp()
+        return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def entropy(self, head: Tensor) -> Tensor:
+        return (head.chunk(2, -1)[1] + HALF_LOG_2PI_E).sum(-1)
+
+    def kl(self, old: Tensor, new: Tensor) -> Tensor:
+        (m, s), (n, t) = old.chunk(2, -1), new.chunk(2, -1)  # means and log standard deviations
+        return (t - s + 0.5 * ((2 * (s - t)).exp() + ((m - n) * (-t).exp()).square() - 1)).sum(-1)
+
+    def to_env(self, actions: Tensor) -> np.ndarray:
+        scaled = actions.numpy().reshape(len(actions), *self.shape) * self.half + self.centre
+        return np.clip(scaled, self.low, self.high)
+
+
+Policy = CategoricalPolicy | GaussianPolicy
+
+
+def policy_for(space: spaces.Space) -> Policy:
+    """The policy of an action space that `envs.check_actions` has passed."""
+    if isinstance(space, spaces.Discrete):
+        return CategoricalPolicy((int(space.n),), np.asarray(space.start), single=True)
+    if isinstance(space, spaces.MultiDiscrete):
+        start = getattr(space, "start", np.zeros_like(space.nvec))
+        return CategoricalPolicy(tuple(int(n) for n in space.nvec), start, single=False)
+    assert isinstance(space, spaces.Box)
+    return GaussianPolicy(space.low, space.high)

@@ -1,0 +1,97 @@
+"""The figures of the reinforcement-learning scripts."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.plots import PALETTE, band, new_figure, save_figure, style
+from common.run import read_metrics
+from published import PUBLISHED
+
+
+def learning_curve(folder: Path, env: str, summary: dict[str, Any]) -> None:
+    """learning_curve.png: what one run reached, and the six numbers that tell a weak method from broken code."""
+    rows = read_metrics(folder / "metrics.csv")
+    step = rows["step"]
+    with style():
+        figure, axes = new_figure(4, 2, width=2.9, height=2.4)
+        known = np.isfinite(rows["episode_return"])
+        axes[0].plot(step[known], rows["episode_return"][known], color=PALETTE[0], label="latest of every environment")
+        tested = np.isfinite(rows["eval_return"])
+        axes[0].plot(step[tested], rows["eval_return"][tested], "o", ms=3, color=PALETTE[1], label="evaluation")
+        middle, low, high = (summary[f"eval_return_{name}"] for name in ("mean", "lo95", "hi95"))
+        axes[0].errorbar(
+            step[-1:],
+            [middle],
+            [[max(0.0, middle - low)], [max(0.0, high - middle)]],
+            fmt="D",
+            ms=4,
+            color=PALETTE[6],
+            label="at the end, 95%",
+        )
+        axes[0].set(title=env, ylabel="return of an episode")
+        axes[0].legend(loc="best")
+        axes[1].plot(step[known], rows["episode_length"][known], color=PALETTE[0])
+        axes[1].set(title="length", ylabel="steps per episode")
+        panels = [
+            ("entropy", "entropy", "nats"),
+            ("kl", "step of the policy", "KL(old || new), nats"),
+            ("ratio_outside", "ratios outside 1 ± 0.2", "fraction of the batch"),
+            ("explained_variance", "value function", "explained variance"),
+            ("grad_norm", "policy gradient", "norm before clipping"),
+        ]
+        for axis, (name, title, label) in zip(axes[2:], panels, strict=False):
+            values = rows[name].copy()
+            if name == "explained_variance":
+                values = np.maximum(values, -1.0)
+            axis.plot(step, values, color=PALETTE[2])
+            axis.set(title=title, ylabel=label)
+            if name == "kl":
+                axis.set_yscale("log")
+        scale = smoothed_noise(rows["noise_trace"], rows["noise_squared_norm"])
+        good = scale > 0
+        axes[7].plot(step[good], scale[good], color=PALETTE[3])
+        axes[7].set(title="gradient noise scale", ylabel="environment streams", yscale="log")
+        for axis in axes:
+            axis.set_xlabel("environment steps")
+            axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
+        save_figure(figure, folder / "learning_curve")
+
+
+def smoothed_noise(trace: np.ndarray, squared_norm: np.ndarray, memory: float = 20.0) -> np.ndarray:
+    """tr(Sigma) / |G|^2 of two running means, numerator and denominator apart; nan where the latter is not positive."""
+    keep, result = 1 - 1 / memory, np.full(len(trace), np.nan)
+    top = bottom = weight = 0.0
+    for i, (a, b) in enumerate(zip(trace, squared_norm, strict=True)):
+        if np.isfinite(a + b):
+            top, bottom, weight = keep * top + a, keep * bottom + b, keep * weight + 1
+        if weight and bottom > 0:
+            result[i] = top / bottom
+    return result
+
+
+def comparison_figure(panels: dict[str, dict[str, Any]], path: Path) -> None:
+    """A panel per environment: every seed faintly, the interquartile mean with its interval, others' final returns."""
+    if not panels:  # no run has an evaluation
+        return
+    columns = min(4, len(panels))
+    with style():
+        figure, axes = new_figure(columns, -(-len(panels) // columns), width=4.6, height=4.2)
+        for axis, (env, arms) in zip(axes, panels.items(), strict=False):
+            most = 0.0
+            for color, (label, (steps, returns, middle, low, high)) in zip(PALETTE, arms.items(), strict=False):
+                for one in returns:
+                    axis.plot(steps, one, color=color, alpha=0.2, linewidth=0.7)
+                axis.plot(steps, middle, color=color, label=f"{label} (n = {len(returns)})")
+                band(axis, steps, low, high, color)
+                most = max(most, steps[-1])
+            others = PUBLISHED.get(env, {})
+            for line, (who, (value, at)) in zip((":", "--", "-."), others.items(), strict=False):
+                axis.axhline(value, color="#777777", linestyle=line, linewidth=1, label=f"{who}, {at / 1e6:g} M steps")
+            axis.set(title=env, xlabel="environment steps", ylabel="return, 20 evaluation episodes")
+            axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
+            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=2)  # the curves fill the panel
+        for axis in axes[len(panels) :]:
+            axis.set_visible(False)
+        save_figure(figure, path)

@@ -1,0 +1,441 @@
+"""vpg.py, evaluate.py and compare.py end to end: what is written, that it learns, resume, bad input."""
+
+import csv
+import gc
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+import compare
+import evaluate
+import rlplots
+import vpg
+from common.cli import run_main
+from common.errors import BadInput
+from common.run import read_metrics
+from device_guard import no_float64
+from recipes import RECIPES, recipe_for
+
+SMALL = ("--num-envs", "4", "--horizon", "16", "--eval-episodes", "4", "--final-episodes", "4", "--eval-every", "128")
+TINY = ("--total-steps", "512", *SMALL)
+RUNS = Path("results/rl")
+TIMES = {"train_seconds", "total_seconds", "steps_per_second", "seconds"}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working folder; figures are drawn by the tests that look at them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rlplots, "learning_curve", lambda *_: None)
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
+
+
+def inline(monkeypatch: Any, *arguments: str, script: Any = vpg) -> int | str | None:
+    """A script's main in this process; runs go to results/."""
+    gc.collect()  # an earlier run of this process may still hold the lock of its folder
+    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *arguments, "--results-dir", "results"])
+    with pytest.raises(SystemExit) as stop:
+        run_main(script.main)
+    return stop.value.code
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    """metrics.csv without its times."""
+    with open(RUNS / name / "metrics.csv", newline="") as file:
+        return [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
+
+
+def summary(name: str) -> dict[str, Any]:
+    return json.loads((RUNS / name / "summary.json").read_text())
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def test_a_run_writes_what_the_interface_promises(place, monkeypatch, capsys):
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    assert inline(monkeypatch, *TINY, "--name", "a") == 0
+    out = capsys.readouterr().out
+    assert "512 steps in 8 updates of 64" in out
+    files = {path.name for path in (RUNS / "a").iterdir()}
+    assert {"config.json", "metrics.csv", "summary.json", "checkpoint.pt", "learning_curve.png"} <= files
+    found = summary("a")
+    keys = (
+        "eval_return_mean eval_return_greedy_mean eval_return_lo95 eval_return_hi95 eval_episodes steps train_seconds"
+    )
+    assert set(keys.split()) | {"steps_per_second", "status"} <= set(found)
+    assert found["status"] == "ok"
+    assert found["eval_episodes"] == 4
+    assert found["eval_return_lo95"] <= found["eval_return_mean"] <= found["eval_return_hi95"]
+    metrics = read_metrics(RUNS / "a" / "metrics.csv")
+    assert (np.diff(metrics["step"]) > 0).all()
+    assert metrics["step"][-1] == found["steps"] >= 512
+    # CartPole's version resets in a step of its own, which counts nowhere: fewer than 64 in an update
+    assert (np.diff(metrics["step"]) <= 64).all()
+    assert np.isfinite(metrics["eval_return"]).sum() == 4
+    assert (metrics["entropy"] <= math.log(2) + 1e-6).all()
+    assert inline(monkeypatch, *TINY, "--name", "a") == 0
+    assert "already done" in capsys.readouterr().out
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(place, monkeypatch):
+    for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        assert inline(monkeypatch, *TINY, "--name", name, "--seed", seed) == 0
+    assert rows("a") == rows("b")
+    assert rows("a") != rows("c")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--env", "Pendulum-v1"),
+        ("--env", "FrozenLake-v1"),
+        ("--env", "MountainCarContinuous-v0", "--algo", "ppo", "--minibatches", "3", "--epochs", "2"),
+        ("--env", "Acrobot-v1", "--baseline", "none", "--normalise-rewards"),
+        ("--baseline", "reward-to-go", "--no-normalise-advantages"),
+        ("--baseline", "value", "--entropy", "0.01", "--anneal"),
+        ("--num-envs", "1", "--horizon", "64"),
+    ],
+    ids=lambda a: "-".join(a).replace("--", ""),
+)
+def test_kinds_of_environments_and_settings(place, monkeypatch, arguments):
+    assert inline(monkeypatch, *TINY, *arguments, "--name", "a") == 0
+    assert math.isfinite(summary("a")["eval_return_mean"])
+
+
+def test_no_float64_reaches_the_networks(place, monkeypatch):
+    with no_float64():
+        config = vpg.resolve(vpg.Config(env="Pendulum-v1", total_steps=256, num_envs=4, horizon=32, algo="ppo"))
+        trainer = vpg.Trainer(config, torch.device("cpu"))
+        trainer.update()
+        trainer.update()
+        trainer.close()
+
+
+class Pictures(gymnasium.Env):
+    """Images of one colour; the action that has its number is right."""
+
+    observation_space = spaces.Box(0, 255, (36, 36, 3), dtype=np.uint8)
+    action_space = spaces.MultiDiscrete([2, 2])
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        self.count = 0
+        return self.picture(), {}
+
+    def picture(self) -> np.ndarray:
+        self.right = self.np_random.integers(2, size=2)
+        return np.full((36, 36, 3), [200 * self.right[0], 200 * self.right[1], 90], np.uint8)
+
+    def step(self, action: Any):
+        reward = float((action == self.right).sum())
+        self.count += 1
+        return self.picture(), reward, False, self.count >= 10, {}
+
+
+def test_images_and_a_users_own_environment_are_learnt(place, monkeypatch):
+    """Two points a step at best, one by chance; `module:Id` imports the module that registers it."""
+    module = place / "my_pictures.py"
+    module.write_text(
+        "import gymnasium\nfrom test_vpg_pictures import Pictures\ngymnasium.register('Pic-v0', Pictures)\n"
+    )
+    sys.modules["test_vpg_pictures"] = sys.modules[__name__]
+    monkeypatch.syspath_prepend(str(place))
+    arguments = ("--env", "my_pictures:Pic-v0", "--total-steps", "8192", "--num-envs", "8", "--horizon", "16")
+    more = (
+        "--gamma",
+        "0",
+        "--lr",
+        "0.002",
+        "--value-epochs",
+        "1",
+        "--device",
+        "cpu",
+        "--final-episodes",
+        "8",
+        "--eval-every",
+        "0",
+    )
+    assert inline(monkeypatch, *arguments, *more, "--name", "a") == 0
+    assert summary("a")["eval_return_greedy_mean"] > 18  # of 20; 10 by chance
+
+
+# ---------------------------------------------------------------- learning
+
+
+def test_one_epoch_and_one_minibatch_of_ppo_are_vpg(place, monkeypatch):
+    """The same weights after the same batches, whatever the clip."""
+    states = []
+    for algo in ("vpg", "ppo"):
+        config = vpg.Config(algo=algo, total_steps=512, num_envs=4, horizon=32, lr=0.01, epochs=1, minibatches=1)
+        trainer = vpg.Trainer(vpg.resolve(config), torch.device("cpu"))
+        for _ in range(4):
+            trainer.update()
+        states.append(trainer.model.state_dict())
+        trainer.close()
+    for name, value in states[0].items():
+        assert torch.equal(states[1][name], value)
+
+
+def test_cartpole_is_learnt_in_seconds():
+    config = vpg.resolve(vpg.Config(env="CartPole-v1", seed=1000, total_steps=60_000))
+    trainer = vpg.Trainer(config, torch.device("cpu"))
+    before = trainer.evaluate(20, False, vpg.FINAL).mean()
+    while trainer.step < 60_000:
+        trainer.update()
+    after = trainer.evaluate(20, False, vpg.FINAL).mean()
+    trainer.close()
+    assert before < 40
+    assert after > 150
+
+
+def test_seeds_of_different_purposes_never_meet():
+    config = vpg.resolve(vpg.Config())
+    other = vpg.resolve(vpg.Config(seed=1))
+    found = [
+        seed
+        for one in (config, other)
+        for purpose in (
+            (vpg.WEIGHTS,),
+            (vpg.TRAIN,),
+            (vpg.RESUME, 3),
+            (vpg.DURING, 1),
+            (vpg.DURING, 2),
+            (vpg.FINAL,),
+            (vpg.GREEDY,),
+        )
+        for seed in vpg.seeds(one, 32, *purpose)
+    ]
+    assert len(set(found)) == len(found)
+
+
+# ---------------------------------------------------------------- going on
+
+
+def stop_after(monkeypatch: Any, updates: int) -> None:
+    """Ctrl-C during an update."""
+    before = vpg.Trainer.update
+
+    def update(self: vpg.Trainer) -> dict[str, float]:
+        row = before(self)
+        if self.updates == updates:
+            import signal
+
+            signal.raise_signal(signal.SIGINT)
+        return row
+
+    monkeypatch.setattr(vpg.Trainer, "update", update)
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_a_stopped_run_ends_where_an_uninterrupted_one_does(place, monkeypatch, capsys, env):
+    arguments = (*TINY, "--env", env, "--normalise-observations", "--normalise-rewards", "--anneal")
+    assert inline(monkeypatch, *arguments, "--name", "whole") == 0
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        assert inline(patch, *arguments, "--name", "parts") == 130
+    assert "To go on: python vpg.py" in capsys.readouterr().err
+    assert len(rows("parts")) == 4
+    assert inline(monkeypatch, *arguments, "--name", "parts") == 0
+    assert "going on at step" in capsys.readouterr().out
+    assert rows("parts") == rows("whole")
+    same = {key: value for key, value in summary("parts").items() if key not in TIMES}
+    assert same == {key: value for key, value in summary("whole").items() if key not in TIMES}
+
+
+def test_environments_that_cannot_be_saved_begin_new_episodes_and_say_so(place, monkeypatch, capsys):
+    arguments = (*TINY, "--env", "LunarLander-v3", "--name", "a")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        assert inline(patch, *arguments) == 130
+    assert inline(monkeypatch, *arguments) == 0
+    assert "with new episodes" in capsys.readouterr().out
+    assert summary("a")["steps"] == 512
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--env", "Nope-v1"), "--env Nope-v1 is unknown"),
+        (("--env", "nowhere:Nope-v1"), "--env nowhere:Nope-v1 is unknown"),
+        (("--total-steps", "10"), "--total-steps 10 is less than one batch of 1024 steps"),
+        (("--gamma", "1.5"), "--gamma must be between 0 and 1"),
+        (("--lam", "-0.1"), "--lam must be between 0 and 1"),
+        (("--num-envs", "0"), "--num-envs must be positive"),
+        (("--lr", "nan"), "--lr must be positive"),
+        (("--entropy", "-1"), "--entropy must not be negative"),
+        (("--seed", "-1"), "--seed must not be negative"),
+        (("--algo", "ppo", "--clip", "1"), "--clip must be between 0 and 1"),
+        (("--algo", "ppo", "--minibatches", "5000"), "--minibatches 5000 is more than"),
+        (("--name", "../a"), "--name"),
+        (("--hidden", "0"), "--hidden must be positive"),
+        (("--algo", "dqn"), "dqn"),
+    ],
+    ids=lambda a: "-".join(a).replace("--", "") if isinstance(a, tuple) else "",
+)
+def test_bad_arguments_are_one_sentence(place, monkeypatch, capsys, arguments, sentence):
+    assert inline(monkeypatch, *arguments) == 2
+    err = capsys.readouterr().err
+    assert sentence in err
+    assert "Traceback" not in err
+    assert not list(place.glob("results/rl/*/metrics.csv"))
+
+
+def test_a_folder_of_another_run_is_refused(place, monkeypatch, capsys):
+    assert inline(monkeypatch, *TINY, "--name", "a") == 0
+    assert inline(monkeypatch, *TINY, "--name", "a", "--env", "Acrobot-v1") == 2
+    assert "holds a run of another configuration" in capsys.readouterr().err
+
+
+class Broken(Pictures):
+    """Vectors, with a reward or an observation that is no number at the fifth step."""
+
+    observation_space = spaces.Box(-1, 1, (2,), dtype=np.float32)
+
+    def __init__(self, what: str):
+        self.what = what
+
+    def picture(self) -> np.ndarray:
+        return np.zeros(2, np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        self.count = 0
+        return self.picture(), {}
+
+    def step(self, action: Any):
+        self.count += 1
+        bad = math.nan if self.count >= 5 else 0.0
+        obs = np.full(2, bad if self.what == "observation" else 0.0, np.float32)
+        return obs, bad if self.what == "reward" else 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("what", ["reward", "observation"])
+def test_numbers_that_are_none_are_one_sentence(place, monkeypatch, capsys, what):
+    gymnasium.register(f"Broken{what}-v0", lambda **_: Broken(what))
+    try:
+        assert inline(monkeypatch, *TINY, "--env", f"Broken{what}-v0", "--name", "a") == 2
+    finally:
+        gymnasium.registry.pop(f"Broken{what}-v0")
+    assert f"the environment gave a{'n' if what == 'observation' else ''} {what}" in capsys.readouterr().err
+    assert not (RUNS / "a" / "summary.json").exists()
+
+
+def test_a_rate_that_is_far_too_high_is_a_divergence(place, monkeypatch, capsys):
+    assert (
+        inline(monkeypatch, *TINY, "--env", "Pendulum-v1", "--lr", "1e30", "--max-grad-norm", "0", "--name", "a") == 1
+    )
+    assert summary("a")["status"] == "diverged"
+    assert "diverged after" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- recipes, evaluate.py, compare.py
+
+
+def test_recipes_name_settings_and_environments_that_exist():
+    fields = set(vpg.Config.__dataclass_fields__)
+    for env in (*RECIPES, "Anything-v0"):
+        for algo in ("vpg", "ppo"):
+            assert set(recipe_for(env, algo)) <= fields
+    for env in RECIPES:
+        gymnasium.spec(env)
+
+
+def test_evaluate_plays_the_latest_run(place, monkeypatch, capsys):
+    assert inline(monkeypatch, *TINY, "--env", "Pendulum-v1", "--normalise-observations", "--name", "a") == 0
+    capsys.readouterr()
+    for _ in range(2):
+        assert inline(monkeypatch, "--episodes", "6", "--record", "a.gif", script=evaluate) == 0
+    first, again = capsys.readouterr().out.strip().split("}\n{")
+    found = json.loads(first + "}")
+    assert found == json.loads("{" + again)
+    assert found["env"] == "Pendulum-v1"
+    assert found["sampled"]["episodes"] == found["greedy"]["episodes"] == 6
+    assert found["sampled"]["lo95"] <= found["sampled"]["mean"] <= found["sampled"]["hi95"]
+    from PIL import Image
+
+    with Image.open("a.gif") as picture:
+        assert 90 <= getattr(picture, "n_frames", 1) <= evaluate.GIF_FRAMES
+    assert Path("a.gif").stat().st_size < 1_000_000
+
+
+def test_evaluate_refuses_what_is_no_run(place, monkeypatch, capsys):
+    assert inline(monkeypatch, script=evaluate) == 2
+    assert inline(monkeypatch, "--run", "nowhere", script=evaluate) == 2
+    (place / "x").mkdir()
+    torch.save({"model": {}}, place / "x" / "checkpoint.pt")
+    assert inline(monkeypatch, "--run", "x", script=evaluate) == 2
+    assert inline(monkeypatch, "--record", "a.mp4", script=evaluate) == 2
+    assert capsys.readouterr().err.count("error:") == 4
+
+
+def test_interquartile_mean_by_hand():
+    assert compare.interquartile_mean(np.array([9.0, 1.0, 2.0, 4.0])) == 3  # 2 and 4
+    assert compare.interquartile_mean(np.array([100.0, 1.0, 2.0, 3.0, -50.0])) == 2  # 1, 2, 3
+    assert compare.interquartile_mean(np.array([[1.0, 5.0], [3.0, 7.0]])).tolist() == [2, 6]
+    middle, low, high = compare.curve_interval(np.array([[1.0, 5.0]] * 4))
+    assert middle.tolist() == low.tolist() == high.tolist() == [1, 5]
+
+
+def test_solved_is_the_first_of_two_in_a_row():
+    curve = [{"step": float(i), "eval_return": r} for i, r in enumerate([10.0, 480, 400, 475, 500, 500])]
+    found = compare.solved_at(curve, 475.0)
+    assert found is not None
+    assert found["step"] == 3
+    assert compare.solved_at(curve[:4], 475.0) is None
+
+
+def test_compare_runs_every_arm_and_skips_what_is_done(place, monkeypatch, capsys):
+    monkeypatch.setattr(compare, "settings", small_settings)
+    arguments = ("--envs", "CartPole-v1", "--algos", "vpg", "ppo", "--baselines", "gae", "none", "--seeds", "2")
+    for _ in range(2):
+        assert inline(monkeypatch, *arguments, "--workers", "2", "--name", "c", script=compare) == 0
+    out = capsys.readouterr().out
+    assert out.count("| CartPole-v1 | vpg, none |") == 2
+    files = {path.name for path in (RUNS / "c").iterdir()}
+    assert {"curves.csv", "runs.csv", "table.md", "learning_curves.png", "summary.json"} <= files
+    with open(RUNS / "c" / "runs.csv", newline="") as file:
+        found = [(row["algo"], row["baseline"], row["seed"]) for row in csv.DictReader(file)]
+    assert sorted(found) == sorted(
+        (algo, baseline, seed) for algo, baseline in (("vpg", "gae"), ("vpg", "none"), ("ppo", "gae")) for seed in "01"
+    )
+    assert len([path for path in RUNS.iterdir() if path.name.startswith("CartPole")]) == 6
+
+
+def small_settings(config: compare.Config, arm: compare.Arm, seed: int) -> vpg.Config:
+    return vpg.Config(
+        env=arm.env,
+        algo=arm.algo,
+        baseline=arm.baseline,
+        seed=seed,
+        total_steps=512,
+        num_envs=4,
+        horizon=16,
+        eval_every=128,
+        eval_episodes=4,
+        final_episodes=4,
+        results_dir=config.results_dir,
+        device="cpu",
+    )
+
+
+def test_compare_refuses_bad_input(place, monkeypatch, capsys):
+    for arguments in (("--envs", "Nope-v0"), ("--seeds", "0"), ("--envs", "CartPole-v1", "CartPole-v1")):
+        assert inline(monkeypatch, *arguments, script=compare) == 2
+    assert capsys.readouterr().err.count("error:") == 3
+    with pytest.raises(BadInput):
+        compare.check(compare.Config(first_seed=-1))
