@@ -12,9 +12,7 @@ import os
 
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
-import csv
 import itertools
-import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -25,7 +23,17 @@ from common.cli import parse, run_main, shown
 from common.device import configure_cpu
 from common.errors import BadInput
 from common.pool import Job, Pool
-from common.run import Run, available_cores, check_name, results_folder, short_hash, source_hash, write_csv, write_text
+from common.run import (
+    Run,
+    available_cores,
+    check_name,
+    read_metrics,
+    results_folder,
+    short_hash,
+    source_hash,
+    write_csv,
+    write_text,
+)
 from envs import make_streams
 from published import PUBLISHED, THRESHOLDS
 from rlplots import comparison_figure
@@ -102,9 +110,9 @@ def one_run(settings: dict[str, Any]) -> dict[str, Any]:
     summary, folder = run_config(given, quiet=True)
     if not (folder / "metrics.csv").exists():  # diverged in its first update
         return {"summary": summary, "curve": [], "folder": folder.name}
-    with open(folder / "metrics.csv", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if math.isfinite(float(row["eval_return"]))]
-    curve = [{name: float(row[name]) for name in ("step", "seconds", "eval_return")} for row in rows]
+    metrics = read_metrics(folder / "metrics.csv")
+    tested = np.flatnonzero(np.isfinite(metrics["eval_return"]))
+    curve = [{name: float(metrics[name][i]) for name in ("step", "seconds", "eval_return")} for i in tested]
     return {"summary": summary, "curve": curve, "folder": folder.name}
 
 

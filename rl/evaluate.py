@@ -29,9 +29,9 @@ from common.errors import BadInput
 from common.run import atomic_save, latest_run, load_checkpoint, results_folder
 from envs import Streams, make_streams
 from policy import ActorCritic
-from rollout import ObservationScaler, interval, play
+from rollout import AT_ONCE, ObservationScaler, interval, play, seeds
 
-AT_ONCE = 20  # environments
+EVALUATE = 6  # the purpose of its seeds; vpg.py has those below
 GIF_WIDTH, GIF_FRAMES, GIF_MILLISECONDS = 240, 150, 60
 
 
@@ -86,16 +86,11 @@ def evaluate(trained: Trained, episodes: int, seed: int, greedy: bool) -> dict[s
     """Mean return, its interval, and how many episodes that was."""
     n = min(AT_ONCE, episodes)
     streams = make_streams(trained.env, n)
-    seeds = evaluation_seeds(seed, n, greedy)
-    returns = play(trained.model, streams, trained.scaler, -(-episodes // n), seeds, greedy).ravel()
+    own = seeds(seed, n, EVALUATE, int(greedy))
+    returns = play(trained.model, streams, trained.scaler, -(-episodes // n), own, greedy).ravel()
     streams.close()
     low, high = interval(returns)
     return {"mean": float(returns.mean()), "lo95": low, "hi95": high, "episodes": len(returns)}
-
-
-def evaluation_seeds(seed: int, n: int, greedy: bool) -> list[int]:
-    """`n` seeds, apart from those that vpg.py uses for the same `seed` (whose keys are small numbers)."""
-    return [int(s >> 1) for s in np.random.SeedSequence(seed, spawn_key=(0xE7A1, int(greedy))).generate_state(n)]
 
 
 def record(trained: Trained, seed: int, path: Path) -> float:
@@ -112,7 +107,7 @@ def record(trained: Trained, seed: int, path: Path) -> float:
         small = picture.resize((GIF_WIDTH, round(GIF_WIDTH * picture.height / picture.width)))
         frames.append(small.quantize(32, dither=Image.Dither.NONE))
 
-    returns = play(trained.model, streams, trained.scaler, 1, evaluation_seeds(seed, 1, True), True, keep)
+    returns = play(trained.model, streams, trained.scaler, 1, seeds(seed, 1, EVALUATE, 1), True, keep)
     streams.close()
     images = frames[:: max(1, math.ceil(len(frames) / GIF_FRAMES))]
     options = {"save_all": True, "append_images": images[1:], "duration": GIF_MILLISECONDS, "loop": 0, "optimize": True}

@@ -114,12 +114,11 @@ def grouped_gradient(
 
 def apply_gradient(
     parameters: list[nn.Parameter], gradient: list[Tensor], optimizer: torch.optim.Optimizer, most: float
-):
+) -> float:
     """One optimiser step; the gradient's norm before it was clipped to `most` (0: not clipped)."""
     for p, g in zip(parameters, gradient, strict=True):
-        p.grad = (
-            g.contiguous()
-        )  # convolutions on images give another layout, and the fused optimiser reads memory as it lies
+        # Convolutions on images give another layout, and the fused optimiser reads memory as it lies.
+        p.grad = g.contiguous()
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, most or float("inf")))
     optimizer.step()
     optimizer.zero_grad()

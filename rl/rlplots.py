@@ -79,13 +79,11 @@ def comparison_figure(panels: dict[str, dict[str, Any]], path: Path) -> None:
     with style():
         figure, axes = new_figure(columns, -(-len(panels) // columns), width=4.6, height=4.2)
         for axis, (env, arms) in zip(axes, panels.items(), strict=False):
-            most = 0.0
             for color, (label, (steps, returns, middle, low, high)) in zip(PALETTE, arms.items(), strict=False):
                 for one in returns:
                     axis.plot(steps, one, color=color, alpha=0.2, linewidth=0.7)
                 axis.plot(steps, middle, color=color, label=f"{label} (n = {len(returns)})")
                 band(axis, steps, low, high, color)
-                most = max(most, steps[-1])
             others = PUBLISHED.get(env, {})
             for line, (who, (value, at)) in zip((":", "--", "-."), others.items(), strict=False):
                 axis.axhline(value, color="#777777", linestyle=line, linewidth=1, label=f"{who}, {at / 1e6:g} M steps")

@@ -17,6 +17,7 @@ from policy import ActorCritic
 
 OBSERVATION_CLIP = 10.0  # standard deviations
 REWARD_CLIP = 10.0
+AT_ONCE = 20  # environments of an evaluation
 
 
 class Moments:
@@ -173,9 +174,9 @@ class Collector:
         self.log = EpisodeLog(streams.n)
         self.obs = np.zeros((streams.n, *streams.encoder.shape), streams.encoder.dtype)  # raw, to act on next
 
-    def reset(self, seeds: Sequence[int]) -> None:
+    def reset(self, env_seeds: Sequence[int]) -> None:
         """Begin new episodes."""
-        self.obs = self.streams.reset(seeds)
+        self.obs = self.streams.reset(env_seeds)
         self.log.running[:], self.log.lengths[:] = 0.0, 0
         if self.reward_scaler:
             self.reward_scaler.running[:] = 0.0
@@ -246,19 +247,19 @@ def play(
     streams: Streams,
     scaler: ObservationScaler | None,
     episodes: int,
-    seeds: Sequence[int],
+    env_seeds: Sequence[int],
     greedy: bool = False,
     on_step: Callable[[], None] | None = None,
 ) -> np.ndarray:
     """Raw returns (N, episodes) of the first `episodes` episodes of every environment.
 
-    The same number from each: those that end first are the short ones, and would count too much. `seeds` (N,) seed the
+    The same number from each: those that end first are the short ones, and would count too much. `env_seeds` (N,) seed the
     environments and the policy's own chance.
     """
-    random = torch.Generator().manual_seed(int(np.random.SeedSequence(list(seeds)).generate_state(1)[0]))
+    random = torch.Generator().manual_seed(int(np.random.SeedSequence(list(env_seeds)).generate_state(1)[0]))
     device = next(model.parameters()).device
     returns, done = np.zeros((streams.n, episodes)), np.zeros(streams.n, dtype=np.int64)
-    obs, policy = streams.reset(seeds), model.policy
+    obs, policy = streams.reset(env_seeds), model.policy
     while (done < episodes).any():
         head = model.head(torch.from_numpy(scaler(obs) if scaler else obs).to(device)).cpu()
         step = streams.step(policy.to_env(policy.mode(head) if greedy else policy.sample(head, random)))
@@ -269,6 +270,11 @@ def play(
         if on_step:
             on_step()
     return returns
+
+
+def seeds(seed: int, n: int, *purpose: int) -> list[int]:
+    """`n` seeds below 2^31 for one purpose of a run's `seed`, unrelated to those of any other purpose or seed."""
+    return [int(s >> 1) for s in np.random.SeedSequence(seed, spawn_key=purpose).generate_state(n)]
 
 
 def interval(returns: np.ndarray, seed: int = 0) -> tuple[float, float]:

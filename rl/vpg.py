@@ -42,14 +42,13 @@ from envs import Streams, make_streams
 from gradients import Batch, NoiseScale, apply_gradient, fit_values, grouped_gradient, ppo_loss
 from policy import ActorCritic
 from recipes import recipe_for
-from rollout import Collector, ObservationScaler, RewardScaler, Rollout, interval, play
+from rollout import AT_ONCE, Collector, ObservationScaler, RewardScaler, Rollout, interval, play, seeds
 
 HERE = Path(__file__).resolve().parent
 SOURCES = ("vpg", "advantages", "envs", "gradients", "policy", "recipes", "rollout")
 NOT_IN_HASH = {"preset", "device", "results_dir", "data_dir", "name", "from_config"}
 SAVE_SECONDS = 10.0
-EVALUATED_AT_ONCE = 20  # environments
-# Purposes of random numbers, so that training, its resumption and every evaluation have seeds of their own.
+# Purposes of `seeds`, so that training, its resumption and every evaluation have their own; 6 is evaluate.py's.
 WEIGHTS, TRAIN, RESUME, DURING, FINAL, GREEDY = range(6)
 
 Flag = tyro.conf.DisallowNone[bool | None]  # --x and --no-x; None takes the recipe's
@@ -161,11 +160,6 @@ def resolve(config: Config) -> Config:
     return config
 
 
-def seeds(config: Config, n: int, *purpose: int) -> list[int]:
-    """`n` seeds below 2^31 for one purpose of one run; far from those of any other purpose, seed or count."""
-    return [int(s >> 1) for s in np.random.SeedSequence(config.seed, spawn_key=purpose).generate_state(n)]
-
-
 # ---------------------------------------------------------------- one update
 
 
@@ -266,7 +260,7 @@ class Trainer:
         self.config, self.device = config, device
         self.streams = make_streams(config.env, config.num_envs or 1)
         encoder = self.streams.encoder
-        weights, actions = seeds(config, 2, WEIGHTS)
+        weights, actions = seeds(config.seed, 2, WEIGHTS)
         torch.manual_seed(weights)
         try:
             self.model = ActorCritic(encoder.shape, self.streams.action_space, config.hidden or ()).to(device)
@@ -282,7 +276,7 @@ class Trainer:
         self.step = self.updates = 0
         self.seconds = 0.0
         self._eval_streams: Streams | None = None
-        self.collector.reset(seeds(config, self.streams.n, TRAIN))
+        self.collector.reset(seeds(config.seed, self.streams.n, TRAIN))
 
     def update(self) -> dict[str, float]:
         """One rollout, one update; what metrics.csv says of it."""
@@ -320,12 +314,12 @@ class Trainer:
 
     def evaluate(self, episodes: int, greedy: bool, *purpose: int) -> np.ndarray:
         """Raw returns of `episodes` episodes or a few more, as many of each environment, on seeds of their own."""
-        n = min(EVALUATED_AT_ONCE, episodes)
+        n = min(AT_ONCE, episodes)
         if self._eval_streams is None or self._eval_streams.n != n:
             if self._eval_streams is not None:
                 self._eval_streams.close()
             self._eval_streams = make_streams(self.config.env, n)
-        own = seeds(self.config, n, *purpose)
+        own = seeds(self.config.seed, n, *purpose)
         return play(self.model, self._eval_streams, self.collector.scaler, -(-episodes // n), own, greedy).ravel()
 
     def close(self) -> None:
@@ -360,7 +354,7 @@ class Trainer:
             self.streams.load(state["environments"])
             self.collector.obs = state["obs"].numpy()
             return True
-        self.collector.reset(seeds(self.config, self.streams.n, RESUME, self.updates))
+        self.collector.reset(seeds(self.config.seed, self.streams.n, RESUME, self.updates))
         return False
 
 

@@ -23,6 +23,7 @@ from common.errors import BadInput
 from common.run import read_metrics
 from device_guard import no_float64
 from recipes import RECIPES, recipe_for
+from rollout import seeds
 
 SMALL = ("--num-envs", "4", "--horizon", "16", "--eval-episodes", "4", "--final-episodes", "4", "--eval-every", "128")
 TINY = ("--total-steps", "512", *SMALL)
@@ -215,8 +216,10 @@ def test_seeds_of_different_purposes_never_meet():
             (vpg.DURING, 2),
             (vpg.FINAL,),
             (vpg.GREEDY,),
+            (evaluate.EVALUATE, 0),
+            (evaluate.EVALUATE, 1),
         )
-        for seed in vpg.seeds(one, 32, *purpose)
+        for seed in seeds(one.seed, 32, *purpose)
     ]
     assert len(set(found)) == len(found)
 

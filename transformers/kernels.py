@@ -1,4 +1,4 @@
-"""The inner operations of the decoder, each twice: the plain formula, and the same with its gradient written out.
+"""The inner operations of the decoder: dropout, and the others twice, as a plain formula and with the gradient written out.
 
 PyTorch's own attention is slow on CPUs in bf16 (22% fewer tokens per second in training, two AVX-512 cores), so both
 versions multiply matrices instead. The gradients written out save memory, and 8% of the time in bf16, 16% in fp32
