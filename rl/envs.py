@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from common.errors import BadInput
 from common.run import available_cores
+from procgen_env import ProcgenEngine, is_procgen, make_procgen
 
 Array = NDArray[Any]
 PROBE_SECONDS = 0.3  # of stepping, to find out whether processes of their own pay for the environments
@@ -50,6 +51,10 @@ class Step:
     """False where the environment only reset itself"""
     finals: tuple[Array, Array] | None = None
     """indices and true final observations of the episodes that ended, where `obs` is already the next one's first"""
+    success: Array | None = None
+    """where an episode ended: whether its task was done; None where the environment does not tell"""
+    timeout: Array | None = None
+    """where an episode ended: whether a clock ended it though `terminated` says otherwise; None: as `truncated` says"""
 
 
 class Streams:
@@ -81,7 +86,7 @@ class Streams:
         if self.mode == AutoresetMode.NEXT_STEP:
             valid = ~self._resetting
             self._resetting = ended
-        elif ended.any():
+        elif ended.any() and (self.mode == AutoresetMode.DISABLED or "final_obs" in infos):
             which = np.flatnonzero(ended)
             if self.mode == AutoresetMode.SAME_STEP:
                 final = self.encoder(np.stack([infos["final_obs"][i] for i in which]))
@@ -89,22 +94,28 @@ class Streams:
                 final = obs[which].copy()
                 obs = self.encoder(self.envs.reset(options={"reset_mask": ended})[0])
             finals = (which, final)
-        return Step(obs, np.asarray(reward, dtype=np.float32), terminated, truncated, valid, finals)
+        elif truncated.any():
+            raise BadInput("the environment truncates an episode and does not give its final observation")
+        known = infos.get("success"), infos.get("timeout")
+        return Step(obs, np.asarray(reward, dtype=np.float32), terminated, truncated, valid, finals, *known)
 
     @property
     def simple(self) -> bool:
         """Whether `state` can save the environments."""
         if isinstance(self.envs, SyncVectorEnv):
             return all(_classic(env) for env in self.envs.envs)
-        return isinstance(self.envs, CartPoleVectorEnv)
+        return isinstance(self.envs, CartPoleVectorEnv | ProcgenEngine)
 
     def state(self) -> dict[str, Any] | None:
         """The environments in the middle of their episodes, as tensors and plain values; None where that is not simple.
 
-        Simple are Gymnasium's classic-control environments, whose physics is a few numbers in `state`.
+        Simple are Gymnasium's classic-control environments, whose physics is a few numbers in `state`, and Procgen's
+        engine, which gives the bytes of every game.
         """
         if not self.simple:
             return None
+        if isinstance(self.envs, ProcgenEngine):
+            return {"envs": [_tensor(state) for state in self.envs.states()], "elapsed": _tensor(self.envs.elapsed)}
         if isinstance(self.envs, CartPoleVectorEnv):
             arrays = {name: _tensor(getattr(self.envs, name)) for name in ("state", "steps", "prev_done")}
             return {"resetting": _tensor(self._resetting), "envs": [{**arrays, "random": _random_state(self.envs)}]}
@@ -121,6 +132,10 @@ class Streams:
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on where `state()` was called."""
+        if isinstance(self.envs, ProcgenEngine):
+            self.envs.load_states([saved.numpy() for saved in state["envs"]])
+            self.envs.elapsed = state["elapsed"].numpy()
+            return
         self._resetting = state["resetting"].numpy()
         if isinstance(self.envs, CartPoleVectorEnv):
             (saved,) = state["envs"]
@@ -189,11 +204,13 @@ class ObservationEncoder:
         self.dtype = np.dtype(np.uint8 if self.image else np.float32)
 
     def __call__(self, obs: Array) -> Array:
-        """A batch of raw observations, encoded; a copy."""
+        """A batch of raw observations, encoded. Images may be the environment's own memory, until its next step."""
         if self.kind == "one-hot":
             encoded = np.zeros((len(obs), *self.shape), dtype=np.float32)
             encoded[np.arange(len(obs)), np.asarray(obs) - self._start] = 1
             return encoded
+        if self.image:
+            return np.asarray(obs)
         return np.array(obs, dtype=self.dtype).reshape(len(obs), *self.shape)
 
 
@@ -207,12 +224,15 @@ def check_actions(space: spaces.Space) -> None:
         raise BadInput("MultiDiscrete actions must be one row of numbers")
 
 
-def make_streams(env_id: str, n: int, render_mode: str | None = None) -> Streams:
-    """`n` copies of a Gymnasium environment, also `module:Id`; BadInput where it is unknown or cannot be made.
+def make_streams(env_id: str, n: int, render_mode: str | None = None, levels: int = 0) -> Streams:
+    """`n` copies of a Gymnasium environment, also `module:Id`, or of a Procgen game with that many levels (0: all).
 
     The environment's own vectorised version where it has one; else one after the other in this process, or in processes
-    of their own where that was measured to be faster. The numbers do not depend on which.
+    of their own where that was measured to be faster. The numbers do not depend on which. BadInput for one that is unknown
+    or cannot be made.
     """
+    if is_procgen(env_id):
+        return Streams(make_procgen(env_id, n, levels, render_mode is not None))
     spec = find_spec(env_id)
     try:
         if spec.vector_entry_point is not None and render_mode is None:

@@ -11,12 +11,13 @@ import os
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws the frames, on machines without a screen too
 
+import io
 import json
 import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -29,10 +30,11 @@ from common.errors import BadInput
 from common.run import atomic_save, latest_run, load_checkpoint, results_folder
 from envs import Streams, make_streams
 from policy import ActorCritic
+from procgen_env import is_procgen, normalised_return
 from rollout import AT_ONCE, ObservationScaler, interval, play, seeds
 
 EVALUATE = 6  # the purpose of its seeds; vpg.py has those below
-GIF_WIDTH, GIF_FRAMES, GIF_MILLISECONDS = 240, 150, 60
+GIF_WIDTH, GIF_FRAMES, GIF_MILLISECONDS, GIF_BYTES = 240, 150, 60, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -45,15 +47,18 @@ class Config:
     """of each kind, sampled and greedy; rounded up to as many of each environment"""
     seed: int = 0
     """of the episodes; none of them is an episode of training or of its evaluations"""
+    split: Literal["train", "test"] = "train"
+    """Procgen: the levels of training, or all levels"""
     record: str | None = None
     """also write one greedy episode to this GIF"""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A policy and what it needs to act in `env`."""
+    """A policy and what it needs to act in `env`; Procgen's training levels, 0 elsewhere."""
 
     env: str
+    levels: int
     model: ActorCritic
     scaler: ObservationScaler | None
     step: int
@@ -64,14 +69,15 @@ def load_run(folder: Path) -> Trained:
     state = load_checkpoint(folder / "checkpoint.pt")
     try:
         arguments = state["arguments"]
-        env, hidden = str(arguments["env"]), tuple(arguments["hidden"])
+        env, hidden, levels = str(arguments["env"]), tuple(arguments["hidden"]), int(arguments["levels"] or 0)
+        image = {"encoder": arguments["encoder"], "critic": arguments["critic"]}
         step, weights, scaling = int(state["step"]), state["model"], state["collector"].get("scaler")
     except (KeyError, TypeError, ValueError, AttributeError):
         raise BadInput(f"{folder / 'checkpoint.pt'} is not a checkpoint of rl/vpg.py") from None
     streams = make_streams(env, 1)
     shape, actions = streams.encoder.shape, streams.action_space
     streams.close()
-    model = ActorCritic(shape, actions, hidden)
+    model = ActorCritic(shape, actions, hidden, **(image if len(shape) == 3 else {}))
     try:
         model.load_state_dict(weights)
     except RuntimeError:
@@ -79,23 +85,28 @@ def load_run(folder: Path) -> Trained:
     scaler = ObservationScaler(shape) if scaling else None
     if scaler:
         scaler.load(scaling)
-    return Trained(env, model, scaler, step)
+    return Trained(env, levels, model, scaler, step)
 
 
-def evaluate(trained: Trained, episodes: int, seed: int, greedy: bool) -> dict[str, Any]:
-    """Mean return, its interval, and how many episodes that was."""
+def evaluate(trained: Trained, episodes: int, seed: int, greedy: bool, levels: int) -> dict[str, Any]:
+    """Mean return, its interval, how many episodes that was, and for Procgen what else its figures need."""
     n = min(AT_ONCE, episodes)
-    streams = make_streams(trained.env, n)
+    streams = make_streams(trained.env, n, levels=levels)
     own = seeds(seed, n, EVALUATE, int(greedy))
-    returns = play(trained.model, streams, trained.scaler, -(-episodes // n), own, greedy).ravel()
+    returns, successes = (
+        x.ravel() for x in play(trained.model, streams, trained.scaler, -(-episodes // n), own, greedy)
+    )
     streams.close()
     low, high = interval(returns)
-    return {"mean": float(returns.mean()), "lo95": low, "hi95": high, "episodes": len(returns)}
+    found = {"mean": float(returns.mean()), "lo95": low, "hi95": high, "episodes": len(returns)}
+    if is_procgen(trained.env):
+        found |= {"normalised": normalised_return(trained.env, found["mean"]), "success": float(successes.mean())}
+    return found
 
 
-def record(trained: Trained, seed: int, path: Path) -> float:
+def record(trained: Trained, seed: int, levels: int, path: Path) -> float:
     """Write one greedy episode to a GIF and give its return. Long ones are thinned out to GIF_FRAMES frames."""
-    streams: Streams = make_streams(trained.env, 1, render_mode="rgb_array")
+    streams: Streams = make_streams(trained.env, 1, render_mode="rgb_array", levels=levels)
     frames: list[Image.Image] = []
 
     def keep() -> None:
@@ -107,11 +118,17 @@ def record(trained: Trained, seed: int, path: Path) -> float:
         small = picture.resize((GIF_WIDTH, round(GIF_WIDTH * picture.height / picture.width)))
         frames.append(small.quantize(32, dither=Image.Dither.NONE))
 
-    returns = play(trained.model, streams, trained.scaler, 1, seeds(seed, 1, EVALUATE, 1), True, keep)
+    returns, _ = play(trained.model, streams, trained.scaler, 1, seeds(seed, 1, EVALUATE, 1), True, keep)
     streams.close()
-    images = frames[:: max(1, math.ceil(len(frames) / GIF_FRAMES))]
-    options = {"save_all": True, "append_images": images[1:], "duration": GIF_MILLISECONDS, "loop": 0, "optimize": True}
-    atomic_save(path, lambda file: images[0].save(file, "GIF", **options))
+    options = {"save_all": True, "duration": GIF_MILLISECONDS, "loop": 0, "optimize": True}
+    every = max(1, math.ceil(len(frames) / GIF_FRAMES))
+    while True:  # pictures full of detail need more bytes: fewer of them
+        images, file = frames[::every], io.BytesIO()
+        images[0].save(file, "GIF", append_images=images[1:], **options)
+        if file.tell() <= GIF_BYTES or len(images) == 1:
+            break
+        every *= 2
+    atomic_save(path, lambda target: target.write(file.getvalue()))
     return float(returns[0, 0])
 
 
@@ -128,15 +145,19 @@ def main() -> int:
     torch.manual_seed(0)
     folder = Path(config.run) if config.run else latest_run(results_folder(config.results_dir, "rl"), "checkpoint.pt")
     trained = load_run(folder)
+    if config.split == "test" and not is_procgen(trained.env):
+        raise BadInput(f"--split test is for Procgen, whose levels are numbered, and this run is of {trained.env}")
+    levels = 0 if config.split == "test" else trained.levels
     print(f"{shown(folder)}: {trained.env}, {trained.step:,} steps", file=sys.stderr)
     result = {
         "env": trained.env,
         "step": trained.step,
-        "sampled": evaluate(trained, config.episodes, config.seed, False),
-        "greedy": evaluate(trained, config.episodes, config.seed, True),
+        **({"split": config.split} if is_procgen(trained.env) else {}),
+        "sampled": evaluate(trained, config.episodes, config.seed, False, levels),
+        "greedy": evaluate(trained, config.episodes, config.seed, True, levels),
     }
     if config.record:
-        result["recorded_return"] = record(trained, config.seed, Path(config.record))
+        result["recorded_return"] = record(trained, config.seed, levels, Path(config.record))
     print(json.dumps(result, indent=1))
     return 0
 

@@ -3,13 +3,16 @@
 M is the number of transitions in the batch; sums over steps are divided by it, so that every step counts the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from policy import ActorCritic
+
+IMAGES_AT_ONCE = 256  # through a convolutional net, forwards and backwards
 
 
 @dataclass(frozen=True)
@@ -32,28 +35,51 @@ class Batch:
         return len(self.obs)
 
 
-def vpg_loss(model: ActorCritic, batch: Batch, entropy: float, count: int) -> Tensor:
-    """-1/count sum_i (log pi(a_i|s_i) A_i + entropy H(pi(.|s_i))); its gradient is the policy gradient.
+@dataclass(frozen=True)
+class Weights:
+    """What the entropy bonus counts, and the value function's error where policy and values share an encoder."""
+
+    entropy: float = 0.0
+    value: float = 0.0
+
+
+def vpg_loss(model: ActorCritic, batch: Batch, weights: Weights, count: int) -> Tensor:
+    """-1/count sum_i log pi(a_i|s_i) A_i, and the terms of `weights`; its gradient is the policy gradient.
 
     Sutton et al. 1999, theorem 1, with the advantage in place of the action value; Spinning Up, "VPG".
     """
-    head = model.head(batch.obs)
+    head, value = heads(model, batch)
     gain = model.policy.log_prob(head, batch.actions) * batch.advantages
-    if entropy:
-        gain = gain + entropy * model.policy.entropy(head)
-    return -gain.sum() / count
+    return total_loss(model, batch, head, value, gain, weights, count)
 
 
-def ppo_loss(model: ActorCritic, batch: Batch, entropy: float, count: int, clip: float) -> Tensor:
-    """-1/count sum_i min(r_i A_i, clip(r_i, 1 - clip, 1 + clip) A_i), r_i = pi(a_i|s_i) / pi_old(a_i|s_i).
+def ppo_loss(model: ActorCritic, batch: Batch, weights: Weights, count: int, clip: float) -> Tensor:
+    """-1/count sum_i min(r_i A_i, clip(r_i, 1 - clip, 1 + clip) A_i), r_i = pi(a_i|s_i) / pi_old(a_i|s_i), and `weights`.
 
     Schulman et al. 2017, eq. 7. At pi = pi_old its gradient is the policy gradient.
     """
-    head = model.head(batch.obs)
+    head, value = heads(model, batch)
     ratio = (model.policy.log_prob(head, batch.actions) - batch.old_log_prob).exp()
     gain = torch.minimum(ratio * batch.advantages, ratio.clamp(1 - clip, 1 + clip) * batch.advantages)
-    if entropy:
-        gain = gain + entropy * model.policy.entropy(head)
+    return total_loss(model, batch, head, value, gain, weights, count)
+
+
+def heads(model: ActorCritic, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """The actor's output, and the values where one encoder gives both."""
+    return model.head_and_value(batch.obs) if model.joint else (model.head(batch.obs), None)
+
+
+def total_loss(
+    model: ActorCritic, batch: Batch, head: Tensor, value: Tensor | None, gain: Tensor, weights: Weights, count: int
+) -> Tensor:
+    """-1/count sum_i (gain_i + entropy H(pi(.|s_i)) - value/2 (V(s_i) - target_i)^2); the last where one encoder gives V.
+
+    Schulman et al. 2017, eq. 9.
+    """
+    if weights.entropy:
+        gain = gain + weights.entropy * model.policy.entropy(head)
+    if value is not None and weights.value:
+        gain = gain - 0.5 * weights.value * (value - batch.targets).square()
     return -gain.sum() / count
 
 
@@ -94,22 +120,34 @@ def noise_scale(group_gradients: list[Tensor], streams: int) -> NoiseScale:
 
 
 def grouped_gradient(
-    model: ActorCritic, batch: Batch, entropy: float, streams: int, groups: int
+    model: ActorCritic, batch: Batch, weights: Weights, streams: int, groups: int
 ) -> tuple[list[Tensor], NoiseScale | None]:
-    """The policy gradient of the whole batch, parameter by parameter, and its noise scale from `groups` of streams.
+    """The gradient of the whole batch's `vpg_loss`, parameter by parameter, and its noise scale from `groups` of streams.
 
     The gradient is the sum of the groups' parts, so measuring its noise costs nothing but smaller matrix products.
     """
-    parameters = model.actor_parameters()
     k = groups if streams % groups == 0 else 1
     parts: list[list[Tensor]] = []
     for group in range(k):
         mine = batch.rows((batch.streams * k // streams == group).nonzero().squeeze(-1)) if k > 1 else batch
-        parts.append(list(torch.autograd.grad(vpg_loss(model, mine, entropy, len(batch)), parameters)))
+        parts.append(chunked_gradient(vpg_loss, model, mine, weights, len(batch)))
     total = [torch.stack(pieces).sum(0) for pieces in zip(*parts, strict=True)] if k > 1 else parts[0]
     # A group's own mean gradient is k times its share of the sum.
     noise = noise_scale([k * flat(part) for part in parts], streams) if k > 1 else None
     return total, noise
+
+
+def chunked_gradient(loss: Callable[..., Tensor], model: ActorCritic, batch: Batch, *more: Any) -> list[Tensor]:
+    """The gradient of `loss(model, rows, *more)`, a sum over rows; of images in parts whose activations stay in the cache."""
+    parameters = model.actor_parameters()
+    if not model.image or len(batch) <= IMAGES_AT_ONCE:
+        return list(torch.autograd.grad(loss(model, batch, *more), parameters))
+    total = [torch.zeros_like(p) for p in parameters]
+    for index in torch.arange(len(batch), device=batch.obs.device).split(IMAGES_AT_ONCE):
+        part = torch.autograd.grad(loss(model, batch.rows(index), *more), parameters)
+        for whole, piece in zip(total, part, strict=True):
+            whole += piece
+    return total
 
 
 def apply_gradient(
@@ -117,8 +155,8 @@ def apply_gradient(
 ) -> float:
     """One optimiser step; the gradient's norm before it was clipped to `most` (0: not clipped)."""
     for p, g in zip(parameters, gradient, strict=True):
-        # Convolutions on images give another layout, and the fused optimiser reads memory as it lies.
-        p.grad = g.contiguous()
+        # Convolutions may give a gradient in another layout, and the fused optimiser reads memory as it lies.
+        p.grad = g if g.stride() == p.stride() else torch.empty_like(p).copy_(g)
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, most or float("inf")))
     optimizer.step()
     optimizer.zero_grad()

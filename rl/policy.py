@@ -6,6 +6,7 @@ MultiDiscrete, (B, k) reals for Box.
 
 import itertools
 import math
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,8 +23,7 @@ def mlp(sizes: tuple[int, ...], last_gain: float) -> nn.Sequential:
     layers: list[nn.Module] = []
     for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         layer = nn.Linear(fan_in, fan_out)
-        nn.init.orthogonal_(layer.weight, last_gain if i == len(sizes) - 2 else math.sqrt(2))
-        nn.init.zeros_(layer.bias)
+        orthogonal(layer, last_gain if i == len(sizes) - 2 else math.sqrt(2))
         layers += [layer, nn.Tanh()]
     return nn.Sequential(*layers[:-1])
 
@@ -51,45 +51,141 @@ class NatureEncoder(nn.Module):
         self.linear = nn.Linear(flat, self.features)
         for layer in (*self.convolutions, self.linear):
             if isinstance(layer, nn.Conv2d | nn.Linear):
-                nn.init.orthogonal_(layer.weight, math.sqrt(2))
-                assert layer.bias is not None
-                nn.init.zeros_(layer.bias)
+                orthogonal(layer, math.sqrt(2))
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images.permute(0, 3, 1, 2).float() / 255  # (B, channels, height, width)
-        return F.relu(self.linear(self.convolutions(x).flatten(1)))
+        return F.relu(self.linear(self.convolutions(images).flatten(1)))
+
+
+class Residual(nn.Module):
+    """x + conv(relu(conv(relu(x)))), He et al. 2016."""
+
+    def __init__(self, channels: int, gain: float):
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        orthogonal(self.first, math.sqrt(2))
+        orthogonal(self.second, gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.relu(self.first(F.relu(x))))
+
+
+class ImpalaEncoder(nn.Module):
+    """The residual net of Espeholt et al. 2018 that Procgen's paper uses: (B, height, width, channels) uint8 -> (B, 256).
+
+    Three blocks of a convolution, a max-pool that halves the picture, and two residual units.
+    """
+
+    features = 256
+
+    def __init__(self, shape: tuple[int, ...], widths: tuple[int, ...] = (16, 32, 32)):
+        super().__init__()
+        height, width, channels = shape
+        if min(height, width) < 8:
+            raise ValueError(f"images of {height} x {width} are too small for the convolutional net: at least 8 x 8")
+        layers: list[nn.Module] = []
+        gain = 1 / math.sqrt(2 * len(widths))  # so that all residual units together add about the variance of one
+        for out in widths:
+            convolution = nn.Conv2d(channels, out, 3, padding=1)
+            orthogonal(convolution, math.sqrt(2))
+            layers += [convolution, nn.MaxPool2d(3, 2, padding=1), Residual(out, gain), Residual(out, gain)]
+            channels, height, width = out, (height + 1) // 2, (width + 1) // 2
+        self.blocks = nn.Sequential(*layers)
+        self.linear = nn.Linear(channels * height * width, self.features)
+        orthogonal(self.linear, math.sqrt(2))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.relu(self.linear(F.relu(self.blocks(images)).flatten(1)))
+
+
+def orthogonal(layer: nn.Conv2d | nn.Linear, gain: float) -> None:
+    """Orthogonal weights of that gain, no bias."""
+    nn.init.orthogonal_(layer.weight, gain)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+
+
+Encoder = Literal["impala", "impala-half", "nature"]
+Critic = Literal["separate", "shared", "detached"]
+
+
+def image_encoder(kind: Encoder, shape: tuple[int, ...]) -> NatureEncoder | ImpalaEncoder:
+    """A new convolutional net; ValueError for images that are too small for it."""
+    if kind == "nature":
+        return NatureEncoder(shape)
+    return ImpalaEncoder(shape, (16, 32, 32) if kind == "impala" else (8, 16, 16))
 
 
 class ActorCritic(nn.Module):
-    """Two separate networks: `actor` gives what the policy needs, `critic` the value of a state."""
+    """The policy's network, whose head gives what the policy needs, and the value function's.
 
-    def __init__(self, observation_shape: tuple[int, ...], action_space: spaces.Space, hidden: tuple[int, ...]):
+    Vectors go through two separate networks. Images go through an encoder, which the two may share:
+    - separate  the value function has an encoder of its own, and is fitted in its own passes
+    - shared    one encoder, which the gradients of both train in one step
+    - detached  one encoder, trained by the policy alone
+    """
+
+    def __init__(
+        self,
+        observation_shape: tuple[int, ...],
+        action_space: spaces.Space,
+        hidden: tuple[int, ...],
+        encoder: Encoder = "nature",
+        critic: Critic = "separate",
+        log_std: float = LOG_STD,
+    ):
         super().__init__()
         self.policy = policy_for(action_space)
-        image = len(observation_shape) == 3
+        self.image = len(observation_shape) == 3
+        self.bf16 = False  # whether convolutions multiply bfloat16; parameters are float32 in any case
+        self.joint, self.detached = critic != "separate", critic == "detached"
+        trunks = (
+            [image_encoder(encoder, observation_shape) for _ in range(1 if self.joint else 2)] if self.image else []
+        )
+        features = trunks[0].features if trunks else observation_shape[0]
+        self.trunk = trunks[0] if trunks else nn.Identity()
+        self.value_trunk = self.trunk if self.joint or not trunks else trunks[1]
+        if self.image:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.actor = mlp((features, *hidden, self.policy.outputs), 0.01)  # nearly uniform (Andrychowicz et al. 2021)
+        self.critic = mlp((features, *hidden, 1), 1.0)
+        self.log_std = nn.Parameter(torch.full((self.policy.outputs,), log_std)) if self.policy.gaussian else None
 
-        def net(outputs: int, gain: float) -> nn.Module:
-            if not image:
-                return mlp((observation_shape[0], *hidden, outputs), gain)
-            encoder = NatureEncoder(observation_shape)
-            return nn.Sequential(encoder, mlp((encoder.features, outputs), gain))
+    def _features(self, trunk: nn.Module, obs: Tensor) -> Tensor:
+        """(B, features) float32."""
+        if not self.image:
+            return obs
+        # (B, height, width, channels) as it lies in memory is channels_last, what convolutions like best.
+        images = obs.permute(0, 3, 1, 2)
+        with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.bf16):
+            return trunk((images.bfloat16() if self.bf16 else images.float()) / 255).float()
 
-        self.actor = net(self.policy.outputs, 0.01)  # nearly uniform at the start (Andrychowicz et al. 2021)
-        self.critic = net(1, 1.0)
-        self.log_std = nn.Parameter(torch.full((self.policy.outputs,), LOG_STD)) if self.policy.gaussian else None
+    def _head(self, features: Tensor) -> Tensor:
+        out = self.actor(features)
+        return out if self.log_std is None else torch.cat([out, self.log_std.expand_as(out)], -1)
 
     def head(self, obs: Tensor) -> Tensor:
         """The actor's output (B, A), for a Gaussian with the log standard deviations appended: (B, 2 A)."""
-        out = self.actor(obs)
-        return out if self.log_std is None else torch.cat([out, self.log_std.expand_as(out)], -1)
+        return self._head(self._features(self.trunk, obs))
 
     def value(self, obs: Tensor) -> Tensor:
         """(B,)"""
-        return self.critic(obs).squeeze(-1)
+        return self.critic(self._features(self.value_trunk, obs)).squeeze(-1)
+
+    def head_and_value(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """`head` and `value` from one pass of a shared encoder."""
+        features = self._features(self.trunk, obs)
+        return self._head(features), self.critic(features.detach() if self.detached else features).squeeze(-1)
 
     def actor_parameters(self) -> list[nn.Parameter]:
-        """What the policy gradient moves."""
-        return [*self.actor.parameters(), *([] if self.log_std is None else [self.log_std])]
+        """What the policy gradient moves, and with it the value function where the two share an encoder."""
+        log_std = [] if self.log_std is None else [self.log_std]
+        joint = list(self.critic.parameters()) if self.joint else []
+        return [*self.trunk.parameters(), *self.actor.parameters(), *log_std, *joint]
+
+    def critic_parameters(self) -> list[nn.Parameter]:
+        """What passes of the value function's own move; none where it shares an encoder."""
+        return [] if self.joint else [*self.value_trunk.parameters(), *self.critic.parameters()]
 
 
 class CategoricalPolicy:

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from policy import LOG_STD
+from procgen_env import is_procgen
+
 # For any environment that is not listed.
 DEFAULT: dict[str, Any] = {
     "total_steps": 500_000,
@@ -19,15 +22,23 @@ DEFAULT: dict[str, Any] = {
     "normalise_observations": True,
     "normalise_rewards": True,
     "hidden": (64, 64),
+    "log_std": LOG_STD,
+    "encoder": "nature",
+    "critic": "separate",
+    "value_weight": 0.5,
+    "bf16": True,
+    "epochs": 1,
+    "minibatches": 1,
     "eval_every": 50_000,
 }
-PPO: dict[str, Any] = {"lr": 3e-4}
+PPO: dict[str, Any] = {"lr": 3e-4, "epochs": 10, "minibatches": 8}
 
+# Episodes that last as long as their clock allows end together, and all environments then stay in step: a batch sees one
+# stretch of the episode. So long horizons of few environments do better on CartPole than the other way round.
 RECIPES: dict[str, dict[str, Any]] = {
     "CartPole-v1": {
         "total_steps": 131_072,
-        "num_envs": 32,
-        "horizon": 32,
+        "horizon": 64,
         "lam": 0.98,
         "lr": 1e-2,
         "value_lr": 3e-3,
@@ -36,12 +47,41 @@ RECIPES: dict[str, dict[str, Any]] = {
         "normalise_rewards": False,
         "eval_every": 8192,
     },
+    "Acrobot-v1": {"total_steps": 300_000, "horizon": 64, "lr": 1e-2, "eval_every": 10_000},
+    "MountainCar-v0": {"total_steps": 1_000_000, "horizon": 64, "lr": 5e-3, "eval_every": 25_000},
+    "MountainCarContinuous-v0": {"total_steps": 300_000, "horizon": 64, "lr": 5e-3, "eval_every": 10_000},
+    "Pendulum-v1": {"total_steps": 1_000_000, "horizon": 64, "gamma": 0.9, "lr": 3e-3, "eval_every": 25_000},
+    "LunarLander-v3": {"total_steps": 1_500_000, "num_envs": 32, "horizon": 64, "gamma": 0.995, "lr": 2e-3},
+    "LunarLanderContinuous-v3": {
+        "total_steps": 1_500_000,
+        "num_envs": 32,
+        "horizon": 64,
+        "gamma": 0.995,
+        "lr": 3e-3,
+        "log_std": -1.0,
+    },
+    "BipedalWalker-v3": {"total_steps": 3_000_000, "num_envs": 32, "horizon": 64, "eval_every": 200_000},
 }
+
+# Procgen, all games alike; discount, lambda, entropy and clipping are the paper's (Cobbe et al. 2020, appendix D).
+PROCGEN: dict[str, Any] = {
+    "total_steps": 1_000_000,
+    "num_envs": 64,
+    "horizon": 16,
+    "gamma": 0.999,
+    "lr": 5e-4,
+    "anneal": False,
+    "entropy": 0.01,
+    "normalise_observations": False,
+    "hidden": (),
+    "encoder": "impala-half",
+    "critic": "shared",
+    "eval_every": 100_000,
+}
+PROCGEN_PPO: dict[str, Any] = {"horizon": 256, "epochs": 3, "minibatches": 8}
 
 
 def recipe_for(env: str, algo: str) -> dict[str, Any]:
     """The settings of an environment for vpg, or for ppo, whose policy takes many more steps and so smaller ones."""
-    recipe = {**DEFAULT, **RECIPES.get(env, {})}
-    if algo == "ppo":
-        recipe |= PPO
-    return recipe
+    own, ppo = (PROCGEN, PROCGEN_PPO) if is_procgen(env) else (RECIPES.get(env, {}), PPO)
+    return {**DEFAULT, **own, **(ppo if algo == "ppo" else {})}

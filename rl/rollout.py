@@ -3,6 +3,7 @@
 Shapes: N environments, T steps; a rollout's tensors are (T, N, …) and live on the CPU.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from common.errors import BadInput
-from envs import Streams
+from envs import Step, Streams
 from policy import ActorCritic
 
 OBSERVATION_CLIP = 10.0  # standard deviations
@@ -102,7 +103,7 @@ class RewardScaler:
 
 
 class EpisodeLog:
-    """Raw returns and lengths of the episodes, of every environment alike.
+    """Raw returns and lengths of the episodes, of every environment alike, and success where the environment tells it.
 
     A mean over "the last 100 episodes" favours short ones, above all in the beginning, when no long one can have ended
     yet. `latest` is therefore the mean over the environments of each one's latest episode, and is not known (nan) until
@@ -111,25 +112,26 @@ class EpisodeLog:
 
     def __init__(self, n: int):
         self.running, self.lengths = np.zeros(n), np.zeros(n, dtype=np.int64)
-        self.last = np.full((2, n), np.nan)  # return and length of each environment's latest episode
-        self.ended: list[tuple[float, int]] = []  # since `take`
+        self.last = np.full((3, n), np.nan)  # return, length and success of each environment's latest episode
+        self.ended: list[tuple[float, int, bool]] = []  # since `take`: return, length, whether the clock ended it
 
-    def step(self, reward: np.ndarray, ended: np.ndarray, valid: np.ndarray) -> None:
+    def step(self, step: Step) -> None:
         """One step of all environments."""
-        self.running += reward
-        self.lengths += valid
-        for i in np.flatnonzero(ended):
-            self.last[:, i] = self.running[i], self.lengths[i]
-            self.ended.append((float(self.running[i]), int(self.lengths[i])))
+        self.running += step.reward
+        self.lengths += step.valid
+        for i in np.flatnonzero(step.terminated | step.truncated):
+            self.last[:, i] = self.running[i], self.lengths[i], math.nan if step.success is None else step.success[i]
+            clock = step.truncated[i] if step.timeout is None else step.timeout[i]
+            self.ended.append((float(self.running[i]), int(self.lengths[i]), bool(clock)))
             self.running[i], self.lengths[i] = 0.0, 0
 
     @property
-    def latest(self) -> tuple[float, float]:
-        """Mean return and length of every environment's latest episode."""
-        return float(self.last[0].mean()), float(self.last[1].mean())
+    def latest(self) -> tuple[float, float, float]:
+        """Mean return, length and success of every environment's latest episode."""
+        return float(self.last[0].mean()), float(self.last[1].mean()), float(self.last[2].mean())
 
-    def take(self) -> list[tuple[float, int]]:
-        """Returns and lengths of all episodes that ended since the last call."""
+    def take(self) -> list[tuple[float, int, bool]]:
+        """Of all episodes that ended since the last call: return, length, whether a clock ended it."""
         ended, self.ended = self.ended, []
         return ended
 
@@ -152,6 +154,8 @@ class Rollout:
     valid: Tensor  # (T, N) bool; False where the environment only reset itself
     starts: Tensor  # (N,) what the running episodes had collected before, scaled likewise
     finals: list[tuple[int, np.ndarray, Tensor]]  # (t, indices, true final observations)
+    heads: Tensor  # (T, N, A) the actor's output for every observation but the last
+    values: Tensor | None  # (T + 1, N) of `obs`, where the policy's encoder gives them on the way
 
     @property
     def steps(self) -> int:
@@ -187,6 +191,8 @@ class Collector:
         T, N, streams, policy = self.horizon, self.streams.n, self.streams, model.policy
         obs = np.empty((T + 1, *self.obs.shape), self.obs.dtype)
         actions = torch.empty(T, N, *policy.action_shape, dtype=policy.action_dtype)
+        heads: list[Tensor] = []
+        values = torch.empty(T + 1, N) if model.joint else None
         rewards = np.empty((T, N), np.float32)
         terminated, truncated, valid = (np.empty((T, N), bool) for _ in range(3))
         raw_finals: list[tuple[int, np.ndarray, np.ndarray]] = []
@@ -196,13 +202,19 @@ class Collector:
         device = next(model.parameters()).device
         for t in range(T):
             seen = torch.from_numpy(scale(obs[t])).to(device)
-            actions[t] = policy.sample(model.head(seen).cpu(), random)
+            if values is None:
+                head = model.head(seen)
+            else:
+                head, value = model.head_and_value(seen)
+                values[t] = value
+            heads.append(head.cpu())
+            actions[t] = policy.sample(heads[t], random)
             step = streams.step(policy.to_env(actions[t]))
             obs[t + 1], rewards[t], valid[t] = step.obs, step.reward, step.valid
             terminated[t], truncated[t] = step.terminated, step.truncated
             if step.finals is not None:
                 raw_finals.append((t, *step.finals))
-            self.log.step(step.reward, step.terminated | step.truncated, step.valid)
+            self.log.step(step)
         self.obs = obs[T]
         if not np.isfinite(rewards).all():
             raise BadInput("the environment gave a reward that is not a finite number")
@@ -223,7 +235,11 @@ class Collector:
             torch.from_numpy(valid),
             torch.from_numpy(starts.astype(np.float32)),
             [(t, which, torch.from_numpy(scale(final))) for t, which, final in raw_finals],
+            torch.stack(heads),
+            values,
         )
+        if values is not None:
+            values[T] = model.value(rollout.obs[T].to(device))
         if self.scaler:  # after the whole rollout was scaled alike
             self.scaler.update(obs[:-1][valid])
         return rollout
@@ -250,26 +266,30 @@ def play(
     env_seeds: Sequence[int],
     greedy: bool = False,
     on_step: Callable[[], None] | None = None,
-) -> np.ndarray:
-    """Raw returns (N, episodes) of the first `episodes` episodes of every environment.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Raw returns and successes, (N, episodes) each, of the first `episodes` episodes of every environment.
 
-    The same number from each: those that end first are the short ones, and would count too much. `env_seeds` (N,) seed the
-    environments and the policy's own chance.
+    Success is nan where the environment does not tell it. The same number from each: those that end first are the short
+    ones, and would count too much. `env_seeds` (N,) seed the environments and the policy's own chance.
     """
     random = torch.Generator().manual_seed(int(np.random.SeedSequence(list(env_seeds)).generate_state(1)[0]))
     device = next(model.parameters()).device
     returns, done = np.zeros((streams.n, episodes)), np.zeros(streams.n, dtype=np.int64)
+    successes = np.full((streams.n, episodes), np.nan)
     obs, policy = streams.reset(env_seeds), model.policy
     while (done < episodes).any():
         head = model.head(torch.from_numpy(scaler(obs) if scaler else obs).to(device)).cpu()
         step = streams.step(policy.to_env(policy.mode(head) if greedy else policy.sample(head, random)))
         counting = np.flatnonzero(done < episodes)
         returns[counting, done[counting]] += step.reward[counting]
-        done += (step.terminated | step.truncated) & (done < episodes)
+        ended = (step.terminated | step.truncated) & (done < episodes)
+        if step.success is not None:
+            successes[ended, done[ended]] = step.success[ended]
+        done += ended
         obs = step.obs
         if on_step:
             on_step()
-    return returns
+    return returns, successes
 
 
 def seeds(seed: int, n: int, *purpose: int) -> list[int]:

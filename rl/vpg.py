@@ -30,22 +30,22 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
-from torch import Tensor
 from tqdm import tqdm
 
-from advantages import episode_returns, explained_variance, gae, normalised, rewards_to_go
 from common.cli import Interrupt, parse, run_main, shown
-from common.device import DeviceName, choose_device, configure_cpu
+from common.device import DeviceName, choose_device, compute_dtype, configure_cpu, keep_freed_memory
 from common.errors import BadInput
-from common.run import Run, check_name, results_folder, short_hash, source_hash
+from common.run import Run, available_cores, check_name, results_folder, short_hash, source_hash
 from envs import Streams, make_streams
-from gradients import Batch, NoiseScale, apply_gradient, fit_values, grouped_gradient, ppo_loss
-from policy import ActorCritic
+from gradients import fit_values
+from policy import ActorCritic, Critic, Encoder
+from procgen_env import TRAIN_LEVELS, game_and_mode, is_procgen, normalised_return
 from recipes import recipe_for
-from rollout import AT_ONCE, Collector, ObservationScaler, RewardScaler, Rollout, interval, play, seeds
+from rollout import AT_ONCE, Collector, ObservationScaler, RewardScaler, interval, play, seeds
+from updates import make_batch, update_policy
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ("vpg", "advantages", "envs", "gradients", "policy", "recipes", "rollout")
+SOURCES = ("vpg", "advantages", "envs", "gradients", "policy", "procgen_env", "recipes", "rollout", "updates")
 NOT_IN_HASH = {"preset", "device", "results_dir", "data_dir", "name", "from_config"}
 SAVE_SECONDS = 10.0
 # Purposes of `seeds`, so that training, its resumption and every evaluation have their own; 6 is evaluate.py's.
@@ -109,10 +109,22 @@ class Config:
     """zero mean and unit variance over the batch"""
     hidden: tuple[int, ...] | None = None
     """widths of the hidden layers of both networks, behind the convolutions where observations are images"""
-    epochs: int = 10
+    log_std: float | None = None
+    """for Box actions: log of their standard deviation at the start, in units of half the space's range"""
+    encoder: Encoder | None = None
+    """for images: the residual net of Procgen's paper, one of half its width, or Mnih et al.'s"""
+    critic: Critic | None = None
+    """for images: the value function has an encoder of its own, shares the policy's, or reads it without training it"""
+    value_weight: float | None = None
+    """what the value function's error counts in the step of an encoder that is not separate"""
+    bf16: Flag = None
+    """for images: convolutions in bfloat16 where the device multiplies it; the default where there are images"""
+    levels: int | None = None
+    """Procgen: levels to train on; 0: all; default: the paper's 200, in hard mode 500"""
+    epochs: int | None = None
     """ppo: passes of the policy over a batch"""
-    minibatches: int = 8
-    """ppo: minibatches per pass"""
+    minibatches: int | None = None
+    """minibatches per pass; vpg takes one pass, and with more than one of them the policy moves between them"""
     clip: float = 0.2
     """ppo: the ratio counts between 1 - clip and 1 + clip"""
     eval_every: int | None = None
@@ -134,18 +146,27 @@ def resolve(config: Config) -> Config:
     recipe = recipe_for(config.env, config.algo)
     recipe["total_steps"] = round(STEPS_FACTOR[config.preset] * recipe["total_steps"])
     config = replace(config, **{name: value for name, value in recipe.items() if getattr(config, name) is None})
-    if config.algo == "vpg":  # one step per batch; so the three settings of ppo have one value each
-        config = replace(config, epochs=1, minibatches=1, clip=0.0)
+    if config.algo == "vpg":  # one pass; so these two settings of ppo have one value each
+        config = replace(config, epochs=1, clip=0.0)
+    if not is_procgen(config.env):
+        if config.levels is not None:
+            raise BadInput(f"--levels is for Procgen, and --env is {config.env}")
+    elif config.levels is None:
+        config = replace(config, levels=TRAIN_LEVELS[game_and_mode(config.env)[1]])
+    elif not 0 <= config.levels < 1 << 31:
+        raise BadInput(f"--levels must be between 0 and 2^31 - 1, not {config.levels}")
     positive = ("total_steps", "num_envs", "horizon", "lr", "value_lr", "epochs", "minibatches", "eval_episodes")
     for name in (*positive, "final_episodes"):
         if not 0 < getattr(config, name) < math.inf:
             raise BadInput(f"--{name.replace('_', '-')} must be positive, not {getattr(config, name)}")
-    for name in ("entropy", "value_epochs", "value_minibatch", "max_grad_norm", "eval_every"):
+    for name in ("entropy", "value_epochs", "value_minibatch", "max_grad_norm", "eval_every", "value_weight"):
         if not 0 <= getattr(config, name) < math.inf:
             raise BadInput(f"--{name.replace('_', '-')} must not be negative, and it is {getattr(config, name)}")
     for name in ("gamma", "lam"):
         if not 0 <= getattr(config, name) <= 1:
             raise BadInput(f"--{name} must be between 0 and 1, not {getattr(config, name)}")
+    if not -10 <= (config.log_std or 0.0) <= 2:
+        raise BadInput(f"--log-std must be between -10 and 2, not {config.log_std}")
     if config.algo == "ppo" and not 0 < config.clip < 1:
         raise BadInput(f"--clip must be between 0 and 1, not {config.clip}")
     if any(width < 1 for width in config.hidden or ()):
@@ -155,102 +176,24 @@ def resolve(config: Config) -> Config:
     batch = config.num_envs * config.horizon  # type: ignore[operator]
     if config.total_steps < batch:  # type: ignore[operator]
         raise BadInput(f"--total-steps {config.total_steps} is less than one batch of {batch} steps")
-    if config.minibatches > batch:
+    if config.minibatches > batch:  # type: ignore[operator]
         raise BadInput(f"--minibatches {config.minibatches} is more than the {batch} steps of a batch")
     return config
 
 
-# ---------------------------------------------------------------- one update
-
-
-def advantages_and_targets(config: Config, rollout: Rollout, model: ActorCritic) -> tuple[Tensor, Tensor, Tensor]:
-    """What multiplies grad log pi, the value function's targets, and its present values: (T, N) each."""
-    T, N = rollout.rewards.shape
-    with torch.no_grad():
-        device = next(model.parameters()).device
-        flat_obs = rollout.obs.flatten(0, 1).to(device)
-        values = torch.cat([model.value(part) for part in flat_obs.split(16_384)]).cpu().view(T + 1, N)
-        following = rollout.next_values(lambda obs: model.value(obs.to(device)).cpu(), values)
-    ends = (rollout.terminated, rollout.truncated)
-    values = values[:-1]
-    estimate = gae(rollout.rewards, values, following, *ends, config.gamma, config.lam)  # type: ignore[arg-type]
-    if config.baseline == "gae":
-        return estimate, estimate + values, values
-    to_go = rewards_to_go(rollout.rewards, following, *ends, config.gamma)  # type: ignore[arg-type]
-    if config.baseline == "value":
-        return to_go - values, to_go, values
-    if config.baseline == "reward-to-go":
-        return to_go, to_go, values
-    return (
-        episode_returns(rollout.rewards, to_go, rollout.terminated | rollout.truncated, rollout.starts),
-        to_go,
-        values,
-    )
-
-
-def make_batch(config: Config, rollout: Rollout, model: ActorCritic) -> tuple[Batch, dict[str, float]]:
-    """The valid steps of a rollout in one batch, and what is worth knowing of them."""
-    advantages, targets, values = advantages_and_targets(config, rollout, model)
-    valid = rollout.valid
-    raw = advantages[valid]
-    known = {
-        "advantage_mean": float(raw.mean()),
-        "advantage_std": float(raw.std(correction=0)),
-        "explained_variance": explained_variance(values[valid], targets[valid]),
-        "value_loss": 0.5 * float((values[valid] - targets[valid]).square().mean()),
-    }
-    if config.normalise_advantages:
-        advantages = normalised(advantages, valid)
-    device = next(model.parameters()).device
-    obs, actions = rollout.obs[:-1][valid].to(device), rollout.actions[valid].to(device)
-    with torch.no_grad():
-        head = model.head(obs)
-        log_prob = model.policy.log_prob(head, actions)
-    streams = torch.arange(valid.size(1)).expand_as(valid)[valid]
-    flat = (obs, actions, advantages[valid], targets[valid], streams, head, log_prob)
-    return Batch(*(tensor.to(device) for tensor in flat)), known
-
-
-def shuffled(batch: Batch, parts: int, random: torch.Generator) -> list[Batch]:
-    """`parts` minibatches of a batch in a new order; the batch itself where it is one."""
-    if parts == 1:
-        return [batch]
-    order = torch.randperm(len(batch), generator=random).to(batch.obs.device)
-    return [batch.rows(index) for index in order.chunk(parts)]
-
-
-def update_policy(
-    config: Config, model: ActorCritic, batch: Batch, optimizer: torch.optim.Optimizer, random: torch.Generator
-) -> tuple[dict[str, float], NoiseScale | None]:
-    """VPG's one step, or PPO's epochs of minibatches."""
-    parameters = model.actor_parameters()
-    entropy, most = config.entropy or 0.0, config.max_grad_norm or 0.0
-    gradient, noise = grouped_gradient(model, batch, entropy, config.num_envs or 1, groups=2)
-    if config.algo == "vpg":
-        norms = [apply_gradient(parameters, gradient, optimizer, most)]
-    else:
-        norms = []
-        for epoch in range(config.epochs):
-            for rows in shuffled(batch, config.minibatches, random):
-                if rows is batch and epoch == 0:
-                    step = gradient  # while the policy is the one that acted, the clipped ratio's gradient is VPG's
-                else:
-                    loss = ppo_loss(model, rows, entropy, len(rows), config.clip)
-                    step = list(torch.autograd.grad(loss, parameters))
-                norms.append(apply_gradient(parameters, step, optimizer, most))
-    with torch.no_grad():
-        head = model.head(batch.obs)
-        ratio = (model.policy.log_prob(head, batch.actions) - batch.old_log_prob).exp()
-        known = {
-            "entropy": float(model.policy.entropy(batch.old_head).mean()),
-            "kl": float(model.policy.kl(batch.old_head, head).mean()),
-            "ratio_outside": float(((ratio - 1).abs() > 0.2).float().mean()),
-            "grad_norm": float(np.mean(norms)),
-        }
-    return known, noise
-
-
 # ---------------------------------------------------------------- training
+
+
+def new_networks(config: Config, streams: Streams) -> ActorCritic:
+    """Networks for these environments; BadInput for images that are too small for theirs."""
+    encoder = streams.encoder
+    kind: dict[str, Any] = {"encoder": config.encoder, "critic": config.critic} if encoder.image else {}
+    try:
+        return ActorCritic(
+            encoder.shape, streams.action_space, config.hidden or (), log_std=config.log_std or 0.0, **kind
+        )
+    except ValueError as error:
+        raise BadInput(f"--env {config.env}: {error}") from None
 
 
 class Trainer:
@@ -258,24 +201,24 @@ class Trainer:
 
     def __init__(self, config: Config, device: torch.device):
         self.config, self.device = config, device
-        self.streams = make_streams(config.env, config.num_envs or 1)
+        self.streams = make_streams(config.env, config.num_envs or 1, levels=config.levels or 0)
         encoder = self.streams.encoder
         weights, actions = seeds(config.seed, 2, WEIGHTS)
         torch.manual_seed(weights)
-        try:
-            self.model = ActorCritic(encoder.shape, self.streams.action_space, config.hidden or ()).to(device)
-        except ValueError as error:
-            raise BadInput(f"--env {config.env}: {error}") from None
+        self.model = new_networks(config, self.streams).to(device)
+        self.model.bf16 = bool(config.bf16) and compute_dtype(device)[0] is torch.bfloat16
         adam: dict[str, Any] = {"eps": 1e-5, "fused": device.type in ("cpu", "cuda")}
         self.optimizer = torch.optim.Adam(self.model.actor_parameters(), config.lr or 0.0, **adam)
-        self.value_optimizer = torch.optim.Adam(self.model.critic.parameters(), config.value_lr or 0.0, **adam)
+        # Where policy and values share an encoder, the first optimiser has all, and this one idles.
+        own = self.model.critic_parameters() or [torch.nn.Parameter(torch.zeros(0, device=device))]
+        self.value_optimizer = torch.optim.Adam(own, config.value_lr or 0.0, **adam)
         scaler = ObservationScaler(encoder.shape) if config.normalise_observations and not encoder.image else None
         rewards = RewardScaler(self.streams.n, config.gamma or 0.0) if config.normalise_rewards else None
         self.collector = Collector(self.streams, config.horizon or 1, scaler, rewards)
         self.random = torch.Generator().manual_seed(actions)
         self.step = self.updates = 0
         self.seconds = 0.0
-        self._eval_streams: Streams | None = None
+        self._eval_streams: dict[tuple[int, int], Streams] = {}  # by number and levels
         self.collector.reset(seeds(config.seed, self.streams.n, TRAIN))
 
     def update(self) -> dict[str, float]:
@@ -290,8 +233,9 @@ class Trainer:
             rollout = self.collector.collect(self.model, self.random)
         batch, known = make_batch(config, rollout, self.model)
         more, noise = update_policy(config, self.model, batch, self.optimizer, self.random)
-        epochs, size = config.value_epochs or 0, config.value_minibatch or 0
-        fit_values(self.model, batch, self.value_optimizer, epochs, size, self.random)
+        if not self.model.joint:
+            epochs, size = config.value_epochs or 0, config.value_minibatch or 0
+            fit_values(self.model, batch, self.value_optimizer, epochs, size, self.random)
         self.step += len(batch)
         self.updates += 1
         elapsed = time.perf_counter() - start
@@ -304,7 +248,9 @@ class Trainer:
             "episodes": len(ended),
             "episode_return": latest[0],
             "episode_length": latest[1],
-            "ended_return": float(np.mean([r for r, _ in ended])) if ended else math.nan,
+            "ended_return": float(np.mean([one[0] for one in ended])) if ended else math.nan,
+            "timeouts": float(np.mean([one[2] for one in ended])) if ended else math.nan,
+            "success": latest[2],
             **more,
             **known,
             "noise_trace": noise.trace if noise else math.nan,
@@ -312,21 +258,25 @@ class Trainer:
             "steps_per_second": len(batch) / elapsed,
         }
 
-    def evaluate(self, episodes: int, greedy: bool, *purpose: int) -> np.ndarray:
-        """Raw returns of `episodes` episodes or a few more, as many of each environment, on seeds of their own."""
-        n = min(AT_ONCE, episodes)
-        if self._eval_streams is None or self._eval_streams.n != n:
-            if self._eval_streams is not None:
-                self._eval_streams.close()
-            self._eval_streams = make_streams(self.config.env, n)
-        own = seeds(self.config.seed, n, *purpose)
-        return play(self.model, self._eval_streams, self.collector.scaler, -(-episodes // n), own, greedy).ravel()
+    def evaluate(
+        self, episodes: int, greedy: bool, *purpose: int, test_levels: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Raw returns and successes of `episodes` episodes or a few more, as many of each environment, on own seeds.
+
+        `test_levels`: of Procgen, all levels instead of those of training.
+        """
+        n, levels = min(AT_ONCE, episodes), 0 if test_levels else self.config.levels or 0
+        if (n, levels) not in self._eval_streams:
+            self._eval_streams[n, levels] = make_streams(self.config.env, n, levels=levels)
+        streams, own = self._eval_streams[n, levels], seeds(self.config.seed, n, *purpose)
+        returns, successes = play(self.model, streams, self.collector.scaler, -(-episodes // n), own, greedy)
+        return returns.ravel(), successes.ravel()
 
     def close(self) -> None:
         """End the environments."""
         self.streams.close()
-        if self._eval_streams is not None:
-            self._eval_streams.close()
+        for streams in self._eval_streams.values():
+            streams.close()
 
     def state(self) -> dict[str, Any]:
         """The checkpoint: tensors and plain values."""
@@ -374,6 +324,7 @@ def train(run: Run, trainer: Trainer, quiet: bool = False) -> bool:
     next_eval = next_evaluation(config, trainer.step)
     saved = time.perf_counter()
     total = config.total_steps or 0
+    split = is_procgen(config.env)  # levels of training and of test
     show = {"unit": "step", "unit_scale": True, "disable": quiet}
     stop = Interrupt()
     # A worker of compare.py is deaf to Ctrl-C: its parent hears it and ends it.
@@ -385,11 +336,16 @@ def train(run: Run, trainer: Trainer, quiet: bool = False) -> bool:
             numbers = all(math.isfinite(row[name]) for name in ("entropy", "kl", "grad_norm", "value_loss"))
             if not (numbers and all(bool(p.isfinite().all()) for p in trainer.model.parameters())):
                 return True
-            row["eval_return"] = math.nan
+            row |= {"eval_return": math.nan, "eval_success": math.nan}
+            if split:
+                row |= {"eval_return_test": math.nan, "eval_success_test": math.nan}
             if trainer.step >= next_eval:
-                row["eval_return"] = float(
-                    trainer.evaluate(config.eval_episodes, False, DURING, trainer.updates).mean()
-                )
+                purpose = (DURING, trainer.updates)
+                returns, successes = trainer.evaluate(config.eval_episodes, False, *purpose)
+                row |= {"eval_return": float(returns.mean()), "eval_success": float(successes.mean())}
+                if split:
+                    returns, successes = trainer.evaluate(config.eval_episodes, False, *purpose, test_levels=True)
+                    row |= {"eval_return_test": float(returns.mean()), "eval_success_test": float(successes.mean())}
                 next_eval = next_evaluation(config, trainer.step)
             run.log(**row)
             shown_return = row["eval_return"] if math.isfinite(row["eval_return"]) else row["episode_return"]
@@ -402,16 +358,29 @@ def train(run: Run, trainer: Trainer, quiet: bool = False) -> bool:
 
 
 def final_numbers(trainer: Trainer) -> dict[str, Any]:
-    """The evaluations at the end: the policy as it is, and greedy."""
-    episodes = trainer.config.final_episodes
-    sampled, greedy = trainer.evaluate(episodes, False, FINAL), trainer.evaluate(episodes, True, GREEDY)
+    """The evaluations at the end: the policy as it is, and greedy; in Procgen also on levels that were not trained on."""
+    episodes, env = trainer.config.final_episodes, trainer.config.env
+    (sampled, success), (greedy, _) = trainer.evaluate(episodes, False, FINAL), trainer.evaluate(episodes, True, GREEDY)
     low, high = interval(sampled)
-    return {
+    found = {
         "eval_return_mean": float(sampled.mean()),
         "eval_return_lo95": low,
         "eval_return_hi95": high,
         "eval_return_greedy_mean": float(greedy.mean()),
         "eval_episodes": len(sampled),
+    }
+    if not is_procgen(env):
+        return found
+    test, test_success = trainer.evaluate(episodes, False, FINAL, test_levels=True)
+    low, high = interval(test)
+    return found | {
+        "eval_success": float(success.mean()),
+        "eval_return_normalised": normalised_return(env, float(sampled.mean())),
+        "test_return_mean": float(test.mean()),
+        "test_return_lo95": low,
+        "test_return_hi95": high,
+        "test_success": float(test_success.mean()),
+        "test_return_normalised": normalised_return(env, float(test.mean())),
     }
 
 
@@ -441,10 +410,13 @@ def run_config(given: Config, quiet: bool = False) -> tuple[dict[str, Any], Path
     say = (lambda *_: None) if quiet else print
     config = resolve(given)
     started = time.perf_counter()
-    configure_cpu(1)  # the nets are small, and the other cores free for the environments or another run
-    probe = make_streams(config.env, 1)
-    image = probe.encoder.image
+    probe = make_streams(config.env, 1)  # what cannot be trained is found before there is a folder
+    image = new_networks(config, probe).image
     probe.close()
+    # Small nets leave the other cores to the environments; a worker of compare.py leaves them to its siblings.
+    configure_cpu(available_cores() if image and not quiet else 1)
+    if image:
+        keep_freed_memory()
     device, reason = choose_device(config.device, tiny=not image)
     say(f"device: {device} ({reason})")
     run = open_run(config, given, device)

@@ -11,6 +11,7 @@ from torch import Tensor
 from advantages import episode_returns, gae, rewards_to_go
 from gradients import (
     Batch,
+    Weights,
     apply_gradient,
     fit_values,
     flat,
@@ -94,6 +95,8 @@ def weights(kind: str, states: Tensor, rewards: Tensor) -> Tensor:
 class Table(torch.nn.Module):
     """A policy with one row of logits per state, in the place of ActorCritic."""
 
+    joint = image = False
+
     def __init__(self):
         super().__init__()
         self.policy = CategoricalPolicy((2,), np.zeros(()), single=True)
@@ -130,7 +133,7 @@ def test_the_mean_policy_gradient_is_the_analytic_one(kind):
     states, actions, rewards = episodes(n, 0)
     model, advantage = Table(), weights(kind, states, rewards)
     batch = batch_of(states.flatten(), actions.flatten(), advantage.flatten())
-    (found,) = torch.autograd.grad(vpg_loss(model, batch, 0.0, n), [model.logits])  # type: ignore[arg-type]
+    (found,) = torch.autograd.grad(vpg_loss(model, batch, Weights(), n), [model.logits])  # type: ignore[arg-type]
     torch.testing.assert_close(-found.flatten(), mean, rtol=1e-9, atol=1e-12)
 
 
@@ -174,8 +177,8 @@ SPACES = [spaces.Discrete(3), spaces.MultiDiscrete([2, 3]), spaces.Box(-1, 1, (2
 def test_ppos_first_gradient_is_the_policy_gradient(space, entropy):
     model, batch = network(space)
     parameters = model.actor_parameters()
-    vpg = flat(torch.autograd.grad(vpg_loss(model, batch, entropy, len(batch)), parameters))
-    ppo = flat(torch.autograd.grad(ppo_loss(model, batch, entropy, len(batch), 0.2), parameters))
+    vpg = flat(torch.autograd.grad(vpg_loss(model, batch, Weights(entropy), len(batch)), parameters))
+    ppo = flat(torch.autograd.grad(ppo_loss(model, batch, Weights(entropy), len(batch), 0.2), parameters))
     torch.testing.assert_close(ppo, vpg, rtol=1e-5, atol=1e-7)
 
 
@@ -187,11 +190,13 @@ def test_ppos_loss_by_hand():
     old = model.policy.log_prob(head, batch.actions).detach() - ratio.log()
     rows = Batch(batch.obs, batch.actions, advantages, batch.targets, batch.streams, batch.old_head, old)
     # min(1.5, 1.2) + min(0.5, 0.8) + min(-1.5, -1.2) + min(-0.5, -0.8) = 1.2 + 0.5 - 1.5 - 0.8
-    assert float(ppo_loss(model, rows, 0.0, 4, 0.2).detach()) == pytest.approx(-(1.2 + 0.5 - 1.5 - 0.8) / 4, rel=1e-5)
+    assert float(ppo_loss(model, rows, Weights(), 4, 0.2).detach()) == pytest.approx(
+        -(1.2 + 0.5 - 1.5 - 0.8) / 4, rel=1e-5
+    )
     # only the second and the third still move: the others are beyond the clip on the side they are pulled to
     alone = Batch(*(getattr(rows, name)[1:3] for name in Batch.__dataclass_fields__))
-    whole = flat(torch.autograd.grad(ppo_loss(model, rows, 0.0, 4, 0.2), model.actor_parameters()))
-    part = flat(torch.autograd.grad(ppo_loss(model, alone, 0.0, 4, 0.2), model.actor_parameters()))
+    whole = flat(torch.autograd.grad(ppo_loss(model, rows, Weights(), 4, 0.2), model.actor_parameters()))
+    part = flat(torch.autograd.grad(ppo_loss(model, alone, Weights(), 4, 0.2), model.actor_parameters()))
     torch.testing.assert_close(whole, part, rtol=1e-5, atol=1e-7)
 
 
@@ -201,20 +206,22 @@ def test_entropy_is_pushed_up():
     before = float(model.policy.entropy(model.head(batch.obs)).mean().detach())
     optimizer = torch.optim.SGD(model.actor_parameters(), 0.5)
     for _ in range(20):
-        gradient = list(torch.autograd.grad(vpg_loss(model, flatter, 1.0, len(batch)), model.actor_parameters()))
+        gradient = list(
+            torch.autograd.grad(vpg_loss(model, flatter, Weights(1.0), len(batch)), model.actor_parameters())
+        )
         apply_gradient(model.actor_parameters(), gradient, optimizer, 0.0)
     assert float(model.policy.entropy(model.head(batch.obs)).mean().detach()) > before + 0.01
 
 
 def test_groups_sum_to_the_whole_gradient():
     model, batch = network(spaces.Discrete(3))
-    whole = flat(torch.autograd.grad(vpg_loss(model, batch, 0.01, len(batch)), model.actor_parameters()))
+    whole = flat(torch.autograd.grad(vpg_loss(model, batch, Weights(0.01), len(batch)), model.actor_parameters()))
     for groups in (2, 3, 6):
-        gradient, noise = grouped_gradient(model, batch, 0.01, streams=6, groups=groups)
+        gradient, noise = grouped_gradient(model, batch, Weights(0.01), streams=6, groups=groups)
         torch.testing.assert_close(flat(gradient), whole, rtol=1e-4, atol=1e-6)
         assert noise is not None
     for streams in (1, 3):  # groups of unequal size would need other formulas
-        gradient, noise = grouped_gradient(model, batch, 0.01, streams=streams, groups=2)
+        gradient, noise = grouped_gradient(model, batch, Weights(0.01), streams=streams, groups=2)
         assert noise is None
         torch.testing.assert_close(flat(gradient), whole, rtol=1e-6, atol=1e-8)
 
@@ -264,7 +271,7 @@ def test_images_are_updated_by_the_fused_optimiser_as_by_the_plain_one():
     for model, fused in ((first, True), (second, False)):
         optimizer = torch.optim.Adam(model.actor_parameters(), 1e-3, fused=fused)
         for _ in range(3):
-            gradient = list(torch.autograd.grad(vpg_loss(model, batch, 0.01, 6), model.actor_parameters()))
+            gradient = list(torch.autograd.grad(vpg_loss(model, batch, Weights(0.01), 6), model.actor_parameters()))
             apply_gradient(model.actor_parameters(), gradient, optimizer, 0.0)
     torch.testing.assert_close(flat(first.actor_parameters()), flat(second.actor_parameters()), rtol=1e-4, atol=1e-5)
 

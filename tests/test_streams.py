@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from advantages import gae, rewards_to_go
 from common.errors import BadInput
-from envs import ObservationEncoder, Streams, check_actions, faster, make_streams, step_seconds
+from envs import ObservationEncoder, Step, Streams, check_actions, faster, make_streams, step_seconds
 from policy import ActorCritic
 from rollout import Collector, EpisodeLog, Moments, ObservationScaler, RewardScaler, play
 
@@ -119,22 +119,29 @@ def test_episode_statistics_are_raw_and_count_transitions_alone(mode):
     for _ in range(3):
         collector.collect(Uniform(), torch.Generator().manual_seed(0))
     ended = collector.log.take()
-    lengths = {length for _, length in ended}
+    lengths = {length for _, length, _ in ended}
     assert lengths == {1, 2, 3, 4, 5}
-    for value, length in ended:
+    for value, length, _ in ended:
         episode = (value - length * (length + 1) / 2) / (100 * length)  # the return is 100 e n + n (n + 1) / 2
         assert episode == int(episode)
     assert collector.log.take() == []
 
 
 def test_the_latest_episode_of_every_environment_counts_the_same():
+    def step(reward: list[float], ended: list[bool], success: list[bool] | None, clock: bool = False) -> Step:
+        known = (np.array(success), np.array([clock] * 2)) if success else (None, None)
+        no, every = np.zeros(2, bool), np.ones(2, bool)
+        return Step(np.zeros((2, 1)), np.array(reward), np.array(ended), no, every, None, *known)
+
     log = EpisodeLog(2)
-    log.step(np.array([1.0, 2.0]), np.array([True, False]), np.array([True, True]))
+    log.step(step([1.0, 2.0], [True, False], [False, False], clock=True))
     assert np.isnan(log.latest).all()
-    log.step(np.array([5.0, 2.0]), np.array([True, False]), np.array([True, True]))
-    log.step(np.array([7.0, 2.0]), np.array([False, True]), np.array([True, True]))
-    assert log.latest == (5.5, 2.0)  # (5 + 6) / 2 and (1 + 3) / 2
-    assert log.take() == [(1.0, 1), (5.0, 1), (6.0, 3)]
+    log.step(step([5.0, 2.0], [True, False], [True, False]))
+    log.step(step([7.0, 2.0], [False, True], [False, False]))
+    assert log.latest == (5.5, 2.0, 0.5)  # (5 + 6) / 2, (1 + 3) / 2, and the first alone succeeded
+    assert log.take() == [(1.0, 1, True), (5.0, 1, False), (6.0, 3, False)]
+    log.step(step([1.0, 1.0], [True, True], None))
+    assert np.isnan(log.latest[2])
 
 
 # ---------------------------------------------------------------- values on chains with known answers
@@ -203,8 +210,8 @@ def test_cartpole_is_gymnasiums_vectorised_one_and_its_episodes_are_right():
     rollout = collector.collect(model, torch.Generator().manual_seed(0))
     ended = collector.log.take()
     assert len(ended) > 20
-    assert all(value == length for value, length in ended)  # one point a step
-    assert 15 < np.mean([length for _, length in ended]) < 30  # a random policy keeps the pole up for 22 steps
+    assert all(value == length for value, length, _ in ended)  # one point a step
+    assert 15 < np.mean([length for _, length, _ in ended]) < 30  # a random policy keeps the pole up for 22 steps
     done = rollout.terminated | rollout.truncated
     assert (~rollout.valid[1:] == done[:-1]).all()
     streams.close()
@@ -357,19 +364,20 @@ def test_rewards_are_divided_by_the_spread_of_the_discounted_return():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_evaluation_plays_the_same_number_of_episodes_everywhere(mode):
-    returns = play(Uniform(), chains(mode), None, 3, [1, 2, 3])
+    returns, successes = play(Uniform(), chains(mode), None, 3, [1, 2, 3])
     # the first three episodes of each chain: 100 e n + n (n + 1) / 2
     lengths = [[n[e % len(n)] for e in range(3)] for n in LENGTHS]
     assert returns.tolist() == [[100 * e * n + n * (n + 1) / 2 for e, n in enumerate(row)] for row in lengths]
+    assert np.isnan(successes).all()
 
 
 def test_evaluation_is_the_same_for_the_same_seeds():
     streams = make_streams("CartPole-v1", 4)
     torch.manual_seed(0)
     model = ActorCritic((4,), streams.action_space, (8,))
-    first, again = (play(model, streams, None, 2, [1, 2, 3, 4]) for _ in range(2))
+    first, again = (play(model, streams, None, 2, [1, 2, 3, 4])[0] for _ in range(2))
     assert np.array_equal(first, again)
-    assert not np.array_equal(first, play(model, streams, None, 2, [9, 2, 3, 4]))
-    greedy = play(model, streams, None, 2, [1, 2, 3, 4], greedy=True)
+    assert not np.array_equal(first, play(model, streams, None, 2, [9, 2, 3, 4])[0])
+    greedy, _ = play(model, streams, None, 2, [1, 2, 3, 4], greedy=True)
     assert not np.array_equal(first, greedy)
     streams.close()

@@ -193,10 +193,10 @@ def test_one_epoch_and_one_minibatch_of_ppo_are_vpg(place, monkeypatch):
 def test_cartpole_is_learnt_in_seconds():
     config = vpg.resolve(vpg.Config(env="CartPole-v1", seed=1000, total_steps=60_000))
     trainer = vpg.Trainer(config, torch.device("cpu"))
-    before = trainer.evaluate(20, False, vpg.FINAL).mean()
+    before = trainer.evaluate(20, False, vpg.FINAL)[0].mean()
     while trainer.step < 60_000:
         trainer.update()
-    after = trainer.evaluate(20, False, vpg.FINAL).mean()
+    after = trainer.evaluate(20, False, vpg.FINAL)[0].mean()
     trainer.close()
     assert before < 40
     assert after > 150

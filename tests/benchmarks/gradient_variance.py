@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "rl"))
 import vpg
 from common.device import configure_cpu
 from common.run import write_csv
-from gradients import flat, vpg_loss
+from gradients import Weights, flat, vpg_loss
 
 OUT = ROOT / "results" / "reference" / "rl" / "classic" / "gradient_variance.csv"
 BASELINES = ("none", "reward-to-go", "value", "gae")
@@ -52,7 +52,7 @@ def main() -> None:
             rollout = trainer.collector.collect(trainer.model, trainer.random)
             for name in BASELINES:
                 batch, _ = vpg.make_batch(replace(config, baseline=name), rollout, trainer.model)
-                loss = vpg_loss(trainer.model, batch, 0.0, len(batch))
+                loss = vpg_loss(trainer.model, batch, Weights(), len(batch))
                 gradients[name].append(flat(torch.autograd.grad(loss, trainer.model.actor_parameters())).numpy())
         length = trainer.collector.log.latest[1]
         for name in BASELINES:
