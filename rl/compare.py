@@ -52,8 +52,8 @@ class Config:
     """algorithms"""
     baselines: tuple[Baseline, ...] = ("gae",)
     """of vpg: each is an arm of its own; ppo takes gae"""
-    seeds: int = 5
-    """runs of each arm"""
+    seeds: tuple[int, ...] = (5,)
+    """runs of each arm: one number, or one for each environment"""
     first_seed: int = 0
     """the first of the seeds"""
     total_steps: int | None = None
@@ -195,7 +195,9 @@ def check(config: Config) -> None:
         values = getattr(config, name)
         if not values or len(set(values)) < len(values):
             raise BadInput(f"--{name} must name at least one, and none twice")
-    if config.seeds < 1 or config.first_seed < 0 or config.workers < 0:
+    if len(config.seeds) not in (1, len(config.envs)):
+        raise BadInput(f"--seeds takes one number, or as many as there are environments: {len(config.envs)}")
+    if min(config.seeds) < 1 or config.first_seed < 0 or config.workers < 0:
         raise BadInput("--seeds must be positive, --first-seed and --workers not negative")
     for arm in arms_of(config):
         resolve(settings(config, arm, config.first_seed))
@@ -213,8 +215,10 @@ def main() -> int:
     folder = results_folder(config.results_dir, "rl") / (config.name or f"compare-{short_hash(identity)}")
     run = Run(folder, identity, "cpu", asdict(config), exclusive=False)
     jobs: dict[str, tuple[Arm, int]] = {}
-    for seed in range(config.first_seed, config.first_seed + config.seeds):
-        for arm in arms_of(config):
+    runs_of = dict(zip(config.envs, config.seeds * (len(config.envs) // len(config.seeds)), strict=True))
+    for i in range(max(config.seeds)):
+        seed = config.first_seed + i
+        for arm in (arm for arm in arms_of(config) if i < runs_of[arm.env]):
             key = "-".join(
                 "".join(c if c.isalnum() else "_" for c in part) for part in (arm.env, arm.algo, arm.baseline)
             )

@@ -50,7 +50,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "Acrobot-v1": {"total_steps": 300_000, "horizon": 64, "lr": 1e-2, "eval_every": 10_000},
     "MountainCar-v0": {"total_steps": 1_000_000, "horizon": 64, "lr": 5e-3, "eval_every": 25_000},
     "MountainCarContinuous-v0": {"total_steps": 300_000, "horizon": 64, "lr": 5e-3, "eval_every": 10_000},
-    "Pendulum-v1": {"total_steps": 1_000_000, "horizon": 64, "gamma": 0.9, "lr": 3e-3, "eval_every": 25_000},
+    "Pendulum-v1": {"total_steps": 1_000_000, "horizon": 64, "gamma": 0.9, "lr": 5e-3, "eval_every": 25_000},
     "LunarLander-v3": {"total_steps": 1_500_000, "num_envs": 32, "horizon": 64, "gamma": 0.995, "lr": 2e-3},
     "LunarLanderContinuous-v3": {
         "total_steps": 1_500_000,

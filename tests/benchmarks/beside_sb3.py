@@ -1,0 +1,162 @@
+"""CartPole-v1 beside Stable-Baselines3: steps per second, and seconds of training to 475 points. Run by hand:
+
+    pip install -e '.[dev]' && python tests/benchmarks/beside_sb3.py
+
+Each system trains in this process on one thread, one after the other, seeds in turn: ours with its recipe for CartPole,
+SB3's A2C and PPO with the settings of its zoo (8 environments). Every 8,192 steps 20 episodes of the stochastic policy are
+played, whose time does not count. Beside them: how fast the environments step with no learner. Writes
+results/reference/rl/beside_sb3.csv.
+"""
+
+import argparse
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "rl"))
+
+import vpg
+from common.device import configure_cpu
+from common.run import write_csv
+from envs import make_streams
+
+OUT = ROOT / "results" / "reference" / "rl" / "beside_sb3.csv"
+EVERY, EPISODES, THRESHOLD = 8192, 20, 475.0
+# rl-baselines3-zoo, hyperparams/{a2c,ppo}.yml, CartPole-v1; `lin_x` there is x times the remaining part of the run.
+ZOO: dict[str, dict[str, Any]] = {
+    "A2C": {"steps": 500_000},
+    "PPO": {
+        "steps": 100_000,
+        "n_steps": 32,
+        "batch_size": 256,
+        "gae_lambda": 0.8,
+        "gamma": 0.98,
+        "n_epochs": 20,
+        "ent_coef": 0.0,
+        "learning_rate": lambda left: 0.001 * left,
+        "clip_range": lambda left: 0.2 * left,
+    },
+}
+
+
+def solved(curve: list[tuple[int, float, float]]) -> tuple[float | None, float | None]:
+    """Steps and seconds at the first of two consecutive evaluations of at least THRESHOLD."""
+    for (steps, seconds, value), (_, _, then) in itertools.pairwise(curve):
+        if min(value, then) >= THRESHOLD:
+            return steps, seconds
+    return None, None
+
+
+def ours(algo: str, seed: int) -> dict[str, Any]:
+    """vpg.py's training loop."""
+    config = vpg.resolve(vpg.Config(env="CartPole-v1", algo=algo, seed=seed))  # type: ignore[arg-type]
+    trainer = vpg.Trainer(config, torch.device("cpu"))
+    curve: list[tuple[int, float, float]] = []
+    while trainer.step < (config.total_steps or 0):
+        trainer.update()
+        if trainer.step >= EVERY * (len(curve) + 1):
+            value = float(trainer.evaluate(EPISODES, False, vpg.DURING, trainer.updates)[0].mean())
+            curve.append((trainer.step, trainer.seconds, value))
+    trainer.close()
+    return row(f"ours, {algo}", seed, trainer.step, trainer.seconds, curve)
+
+
+def sb3(name: str, seed: int) -> dict[str, Any]:
+    """Stable-Baselines3 with its zoo's settings."""
+    import stable_baselines3  # pyright: ignore[reportMissingImports]
+    from stable_baselines3.common.callbacks import BaseCallback  # pyright: ignore[reportMissingImports]
+    from stable_baselines3.common.env_util import make_vec_env  # pyright: ignore[reportMissingImports]
+    from stable_baselines3.common.evaluation import evaluate_policy  # pyright: ignore[reportMissingImports]
+
+    curve: list[tuple[int, float, float]] = []
+    evaluation = make_vec_env("CartPole-v1", n_envs=EPISODES, seed=10_000 + seed)
+
+    class Evaluate(BaseCallback):
+        """Notes steps, seconds of training and the mean return."""
+
+        start = paused = 0.0
+
+        def _on_step(self) -> bool:
+            if self.num_timesteps >= EVERY * (len(curve) + 1):
+                now = time.perf_counter()
+                mean, _ = evaluate_policy(self.model, evaluation, EPISODES, deterministic=False)
+                curve.append((self.num_timesteps, now - self.start - self.paused, float(np.mean(mean))))
+                self.paused += time.perf_counter() - now
+            return True
+
+    settings = {key: value for key, value in ZOO[name].items() if key != "steps"}
+    environments = make_vec_env("CartPole-v1", n_envs=8, seed=seed)
+    model = getattr(stable_baselines3, name)("MlpPolicy", environments, seed=seed, device="cpu", **settings)
+    callback = Evaluate()
+    callback.start = time.perf_counter()
+    model.learn(ZOO[name]["steps"], callback=callback)
+    seconds = time.perf_counter() - callback.start - callback.paused
+    return row(f"SB3 {stable_baselines3.__version__}, {name}", seed, model.num_timesteps, seconds, curve)
+
+
+def row(system: str, seed: int, steps: int, seconds: float, curve: list[tuple[int, float, float]]) -> dict[str, Any]:
+    """One line of the table."""
+    at, after = solved(curve)
+    best = {
+        "last_return": round(curve[-1][2], 1),
+        "solved_steps": at or "",
+        "solved_seconds": round(after, 3) if after else "",
+    }
+    rate = {"steps": steps, "seconds": round(seconds, 3), "steps_per_second": round(steps / seconds)}
+    return {"system": system, "seed": seed, **rate, **best}
+
+
+def stepping(n: int, seconds: float = 2.0) -> float:
+    """Steps per second of the environments with no learner: a fixed random sequence of actions."""
+    streams = make_streams("CartPole-v1", n)
+    streams.reset([0] * n)
+    actions = np.random.default_rng(0).integers(2, size=(64, n))
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        for action in actions:
+            streams.step(action)
+        count += len(actions) * n
+    streams.close()
+    return count / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    options = parser.parse_args()
+    configure_cpu(1)
+    systems: list[Callable[[int], dict[str, Any]]] = [
+        lambda seed: ours("vpg", seed),
+        lambda seed: ours("ppo", seed),
+        lambda seed: sb3("A2C", seed),
+        lambda seed: sb3("PPO", seed),
+    ]
+    rows = []
+    for seed in range(options.seeds):
+        for system in systems:
+            rows.append(system(seed))
+            print(rows[-1], flush=True)
+    write_csv(OUT, rows)
+    n = vpg.resolve(vpg.Config(env="CartPole-v1")).num_envs or 1
+    limit = stepping(n)
+    print(f"\nthe environments alone, {n} at once: {limit:,.0f} steps/s")
+    for name in dict.fromkeys(r["system"] for r in rows):
+        mine = [r for r in rows if r["system"] == name]
+        rate = statistics.median(r["steps_per_second"] for r in mine)
+        found = [r for r in mine if r["solved_seconds"] != ""]
+        when = f"475 after {statistics.median(r['solved_seconds'] for r in found):.1f} s" if found else "never at 475"
+        print(
+            f"{name}: {rate:,.0f} steps/s ({rate / limit:.0%} of stepping alone); {when} ({len(found)} of {len(mine)} seeds)"
+        )
+
+
+if __name__ == "__main__":
+    main()
