@@ -2,6 +2,7 @@
 
     python rl/compare.py --envs CartPole-v1 Acrobot-v1 --algos vpg ppo --seeds 5
     python rl/compare.py --envs CartPole-v1 --baselines none reward-to-go value gae --seeds 10
+    python rl/compare.py --suite procgen             all 16 games, one seed each, beside OpenAI's PPO: hours
 
 Every run is one of vpg.py with its environment's recipe, in a process of its own and in its own folder: the same command
 skips what is done. Curves are the interquartile mean over seeds with its 95% bootstrap interval (Agarwal et al. 2021), of
@@ -13,7 +14,7 @@ import os
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 import itertools
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -35,6 +36,8 @@ from common.run import (
     write_text,
 )
 from envs import make_streams
+from procgen_env import GAMES, PREFIX, is_procgen
+from procgen_report import procgen_figure, procgen_table
 from published import PUBLISHED, THRESHOLDS
 from rlplots import comparison_figure
 from vpg import HERE, SOURCES, Baseline, resolve, run_config
@@ -42,18 +45,21 @@ from vpg import Config as RunConfig
 
 Algo = Literal["vpg", "ppo"]
 BOOTSTRAP = 2000
+EVALUATED = ("eval_return", "eval_return_test", "eval_success", "eval_success_test")
 
 
 @dataclass(frozen=True)
 class Config:
-    envs: tuple[str, ...] = ("CartPole-v1",)
-    """Gymnasium environments"""
-    algos: tuple[Algo, ...] = ("vpg", "ppo")
-    """algorithms"""
+    suite: Literal["procgen"] | None = None
+    """procgen: all 16 games, one seed of vpg, where the flags below do not say otherwise"""
+    envs: tuple[str, ...] = ()
+    """environments; default: CartPole-v1"""
+    algos: tuple[Algo, ...] = ()
+    """algorithms; default: both"""
     baselines: tuple[Baseline, ...] = ("gae",)
     """of vpg: each is an arm of its own; ppo takes gae"""
-    seeds: tuple[int, ...] = (5,)
-    """runs of each arm: one number, or one for each environment"""
+    seeds: tuple[int, ...] = ()
+    """runs of each arm: one number, or one for each environment; default: 5"""
     first_seed: int = 0
     """the first of the seeds"""
     total_steps: int | None = None
@@ -112,7 +118,8 @@ def one_run(settings: dict[str, Any]) -> dict[str, Any]:
         return {"summary": summary, "curve": [], "folder": folder.name}
     metrics = read_metrics(folder / "metrics.csv")
     tested = np.flatnonzero(np.isfinite(metrics["eval_return"]))
-    curve = [{name: float(metrics[name][i]) for name in ("step", "seconds", "eval_return")} for i in tested]
+    names = [name for name in ("step", "seconds", *EVALUATED) if name in metrics]
+    curve = [{name: float(metrics[name][i]) for name in names} for i in tested]
     return {"summary": summary, "curve": curve, "folder": folder.name}
 
 
@@ -187,6 +194,18 @@ def start_worker() -> None:
     configure_cpu(1)
 
 
+SUITES: dict[str | None, dict[str, Any]] = {
+    None: {"envs": ("CartPole-v1",), "algos": ("vpg", "ppo"), "seeds": (5,)},
+    "procgen": {"envs": tuple(f"{PREFIX}{game}" for game in GAMES), "algos": ("vpg",), "seeds": (1,)},
+}
+
+
+def filled(config: Config) -> Config:
+    """With the suite's settings where nothing was said."""
+    suite = SUITES[config.suite]
+    return replace(config, **{name: value for name, value in suite.items() if not getattr(config, name)})
+
+
 def check(config: Config) -> None:
     """BadInput for what cannot be compared; every environment is made once."""
     if config.name is not None:
@@ -203,11 +222,13 @@ def check(config: Config) -> None:
         resolve(settings(config, arm, config.first_seed))
     for env in config.envs:
         make_streams(env, 1).close()
+    if any(map(is_procgen, config.envs)) and not all(map(is_procgen, config.envs)):
+        raise BadInput("--envs: Procgen's games have a table of their own; compare them without other environments")
 
 
 def main() -> int:
     """Run what is missing, then the statistics, the table and the figure."""
-    config = parse(Config, {}, description=__doc__ or "")
+    config = filled(parse(Config, {}, description=__doc__ or ""))
     check(config)
     workers = config.workers or available_cores()
     kept = {name: value for name, value in asdict(config).items() if name not in ("workers", "results_dir", "name")}
@@ -241,13 +262,13 @@ def main() -> int:
         return 1
     for runs in results.values():
         runs.sort(key=lambda one: one["seed"])
-    report(run, results)
-    print(f"\n{table(results)}\nresults: {shown(run.folder)}")
+    found = report(run, results)
+    print(f"\n{found}\nresults: {shown(run.folder)}")
     return 0
 
 
-def report(run: Run, results: dict[Arm, list[dict[str, Any]]]) -> None:
-    """curves.csv, runs.csv, table.md, the figure and summary.json."""
+def report(run: Run, results: dict[Arm, list[dict[str, Any]]]) -> str:
+    """curves.csv, runs.csv, table.md, the figure and summary.json; the table."""
     curves, rows = [], []
     for arm, runs in results.items():
         for one in runs:
@@ -256,9 +277,15 @@ def report(run: Run, results: dict[Arm, list[dict[str, Any]]]) -> None:
             rows.append({**what, **one["summary"]})
     write_csv(run.folder / "curves.csv", curves)
     write_csv(run.folder / "runs.csv", rows)
-    write_text(run.folder / "table.md", table(results))
-    comparison_figure(panels(results), run.folder / "learning_curves")
+    procgen = is_procgen(rows[0]["env"])
+    found = procgen_table(results) if procgen else table(results)
+    write_text(run.folder / "table.md", found)
+    if procgen:
+        procgen_figure(results, run.folder / "learning_curves")
+    else:
+        comparison_figure(panels(results), run.folder / "learning_curves")
     run.finish(runs=len(rows))
+    return found
 
 
 def panels(results: dict[Arm, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from common.errors import BadInput
 from common.run import available_cores
-from procgen_env import ProcgenEngine, is_procgen, make_procgen
+from procgen_env import ProcgenEngine, ProcgenEnvpool, is_procgen, make_procgen
 
 Array = NDArray[Any]
 PROBE_SECONDS = 0.3  # of stepping, to find out whether processes of their own pay for the environments
@@ -96,7 +96,8 @@ class Streams:
             finals = (which, final)
         elif truncated.any():
             raise BadInput("the environment truncates an episode and does not give its final observation")
-        known = infos.get("success"), infos.get("timeout")
+        # Other environments may say all kinds of things under these names.
+        known = (infos["success"], infos["timeout"]) if isinstance(self.envs, ProcgenEngine | ProcgenEnvpool) else ()
         return Step(obs, np.asarray(reward, dtype=np.float32), terminated, truncated, valid, finals, *known)
 
     @property
@@ -123,7 +124,7 @@ class Streams:
         states = [
             {
                 "state": _tensor(np.asarray(env.unwrapped.state)),  # pyright: ignore[reportAttributeAccessIssue]
-                "elapsed": _time_limit(env)._elapsed_steps,
+                "elapsed": _clock(env)._elapsed_steps,
                 "random": _random_state(env.unwrapped),
             }
             for env in self.envs.envs
@@ -146,7 +147,7 @@ class Streams:
         assert isinstance(self.envs, SyncVectorEnv)
         for env, saved in zip(self.envs.envs, state["envs"], strict=True):
             env.unwrapped.state = saved["state"].numpy()  # pyright: ignore[reportAttributeAccessIssue]
-            _time_limit(env)._elapsed_steps = saved["elapsed"]
+            _clock(env)._elapsed_steps = saved["elapsed"]
             env.unwrapped.np_random.bit_generator.state = json.loads(saved["random"])
         self.envs._autoreset_envs = self._resetting.copy()
 
@@ -174,12 +175,13 @@ def _classic(env: gymnasium.Env) -> bool:
     return clocks == 1 and type(env).__module__.startswith("gymnasium.envs.classic_control.")
 
 
-def _time_limit(env: gymnasium.Env) -> Any:
-    """The wrapper that counts the steps of an episode."""
-    while not isinstance(env, TimeLimit):
-        assert isinstance(env, gymnasium.Wrapper)
+def _clock(env: gymnasium.Env) -> Any:
+    """The outermost wrapper that counts the steps of an episode; None where there is none."""
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, TimeLimit):
+            return env
         env = env.env
-    return env
+    return None
 
 
 class ObservationEncoder:

@@ -25,9 +25,9 @@ import torch
 from PIL import Image
 
 from common.cli import parse, run_main, shown
-from common.device import configure_cpu
+from common.device import compute_dtype, configure_cpu
 from common.errors import BadInput
-from common.run import atomic_save, latest_run, load_checkpoint, results_folder
+from common.run import atomic_save, available_cores, latest_run, load_checkpoint, results_folder
 from envs import Streams, make_streams
 from policy import ActorCritic
 from procgen_env import is_procgen, normalised_return
@@ -78,6 +78,7 @@ def load_run(folder: Path) -> Trained:
     shape, actions = streams.encoder.shape, streams.action_space
     streams.close()
     model = ActorCritic(shape, actions, hidden, **(image if len(shape) == 3 else {}))
+    model.bf16 = bool(arguments.get("bf16")) and compute_dtype(torch.device("cpu"))[0] is torch.bfloat16
     try:
         model.load_state_dict(weights)
     except RuntimeError:
@@ -145,6 +146,8 @@ def main() -> int:
     torch.manual_seed(0)
     folder = Path(config.run) if config.run else latest_run(results_folder(config.results_dir, "rl"), "checkpoint.pt")
     trained = load_run(folder)
+    if trained.model.image:
+        configure_cpu(available_cores())
     if config.split == "test" and not is_procgen(trained.env):
         raise BadInput(f"--split test is for Procgen, whose levels are numbered, and this run is of {trained.env}")
     levels = 0 if config.split == "test" else trained.levels

@@ -78,7 +78,7 @@ def total_loss(
     """
     if weights.entropy:
         gain = gain + weights.entropy * model.policy.entropy(head)
-    if value is not None and weights.value:
+    if value is not None:
         gain = gain - 0.5 * weights.value * (value - batch.targets).square()
     return -gain.sum() / count
 
@@ -173,12 +173,14 @@ def fit_values(
 ) -> None:
     """Regress the critic on the targets by least squares: `epochs` passes in shuffled minibatches (0: whole batches)."""
     size = min(minibatch or len(batch), len(batch))
+    at_once = IMAGES_AT_ONCE if model.image else size
     for _ in range(epochs):
         order = torch.randperm(len(batch), generator=random).to(batch.obs.device) if size < len(batch) else None
         for i in range(0, len(batch) - size // 2, size):  # a rest of less than half a minibatch waits for the next pass
             rows = slice(None) if order is None else order[i : i + size]
-            loss = 0.5 * (model.value(batch.obs[rows]) - batch.targets[rows]).square().mean()
+            obs, targets = batch.obs[rows], batch.targets[rows]
             optimizer.zero_grad()
-            loss.backward()
+            for x, y in zip(obs.split(at_once), targets.split(at_once), strict=True):
+                (0.5 * (model.value(x) - y).square().sum() / len(obs)).backward()
             optimizer.step()
     optimizer.zero_grad()

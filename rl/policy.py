@@ -29,7 +29,7 @@ def mlp(sizes: tuple[int, ...], last_gain: float) -> nn.Sequential:
 
 
 class NatureEncoder(nn.Module):
-    """The convolutional net of Mnih et al. 2015: (B, height, width, channels) uint8 -> (B, 512)."""
+    """The convolutional net of Mnih et al. 2015: (B, channels, height, width) from 0 to 1 -> (B, 512)."""
 
     features = 512
 
@@ -71,7 +71,7 @@ class Residual(nn.Module):
 
 
 class ImpalaEncoder(nn.Module):
-    """The residual net of Espeholt et al. 2018 that Procgen's paper uses: (B, height, width, channels) uint8 -> (B, 256).
+    """The residual net of Espeholt et al. 2018 that Procgen's paper uses: (B, channels, height, width) in [0, 1] -> (B, 256).
 
     Three blocks of a convolution, a max-pool that halves the picture, and two residual units.
     """
@@ -157,8 +157,10 @@ class ActorCritic(nn.Module):
             return obs
         # (B, height, width, channels) as it lies in memory is channels_last, what convolutions like best.
         images = obs.permute(0, 3, 1, 2)
-        with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.bf16):
-            return trunk((images.bfloat16() if self.bf16 else images.float()) / 255).float()
+        if not self.bf16:
+            return trunk(images.float() / 255)
+        with torch.autocast(obs.device.type, torch.bfloat16):
+            return trunk(images.bfloat16() / 255).float()
 
     def _head(self, features: Tensor) -> Tensor:
         out = self.actor(features)

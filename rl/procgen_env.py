@@ -78,16 +78,26 @@ def normalised_return(env_id: str, value: float) -> float:
 
 
 def make_procgen(env_id: str, n: int, levels: int, render: bool = False) -> VectorEnv:
-    """`n` games on the backend that is installed; BadInput where none is."""
+    """`n` games on the backend that is installed, begun once to see that it works; BadInput where none is or does."""
     game, mode = game_and_mode(env_id)
-    if importlib.util.find_spec("procgen") and importlib.util.find_spec("gym3"):
-        return ProcgenEngine(game, mode, n, levels, render)
-    if importlib.util.find_spec("envpool"):
-        return ProcgenEnvpool(game, mode, n, levels)
+    try:
+        if importlib.util.find_spec("procgen") and importlib.util.find_spec("gym3"):
+            return _begun(ProcgenEngine(game, mode, n, levels, render))
+        if importlib.util.find_spec("envpool"):
+            return _begun(ProcgenEnvpool(game, mode, n, levels))
+    except (ImportError, OSError, AssertionError) as error:  # a library that cannot be loaded, Qt for one
+        raise BadInput(
+            f"--env {env_id}: Procgen is installed and cannot be used: {str(error).splitlines()[0]}"
+        ) from None
     raise BadInput(
         f"--env {env_id} needs Procgen: on Linux with Python 3.11 or 3.12 it comes with this project; elsewhere "
         "pip install -e '.[envpool]' and Qt 5 (macOS: brew install qt@5)"
     )
+
+
+def _begun(envs: VectorEnv) -> VectorEnv:
+    envs.reset(seed=0)
+    return envs
 
 
 class _Procgen(VectorEnv):
@@ -219,19 +229,16 @@ class ProcgenEnvpool(_Procgen):
         self.close_extras()
         random = int(np.random.SeedSequence(seed).generate_state(1)[0] >> 1)
         threads = 1 if multiprocessing.current_process().daemon else min(available_cores(), self.num_envs)
-        try:
-            self._pool = envpool.make(
-                self._id,
-                env_type="gymnasium",
-                num_envs=self.num_envs,
-                seed=random,
-                num_threads=threads,
-                num_levels=self._levels,
-                start_level=0,
-                channel_first=False,
-            )
-        except ImportError as error:
-            raise BadInput(f"--env: EnvPool's Procgen cannot be used: {error}") from None
+        self._pool = envpool.make(
+            self._id,
+            env_type="gymnasium",
+            num_envs=self.num_envs,
+            seed=random,
+            num_threads=threads,
+            num_levels=self._levels,
+            start_level=0,
+            channel_first=False,
+        )
         self.elapsed[:], self._resetting[:] = 0, False
         self._obs, _ = self._pool.reset()
         return self._obs, {}

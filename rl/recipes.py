@@ -33,8 +33,6 @@ DEFAULT: dict[str, Any] = {
 }
 PPO: dict[str, Any] = {"lr": 3e-4, "epochs": 10, "minibatches": 8}
 
-# Episodes that last as long as their clock allows end together, and all environments then stay in step: a batch sees one
-# stretch of the episode. So long horizons of few environments do better on CartPole than the other way round.
 RECIPES: dict[str, dict[str, Any]] = {
     "CartPole-v1": {
         "total_steps": 131_072,

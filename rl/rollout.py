@@ -120,7 +120,8 @@ class EpisodeLog:
         self.running += step.reward
         self.lengths += step.valid
         for i in np.flatnonzero(step.terminated | step.truncated):
-            self.last[:, i] = self.running[i], self.lengths[i], math.nan if step.success is None else step.success[i]
+            success = math.nan if step.success is None else step.success[i]
+            self.last[:, i] = self.running[i], self.lengths[i], success
             clock = step.truncated[i] if step.timeout is None else step.timeout[i]
             self.ended.append((float(self.running[i]), int(self.lengths[i]), bool(clock)))
             self.running[i], self.lengths[i] = 0.0, 0
@@ -139,7 +140,8 @@ class EpisodeLog:
         return {name: torch.as_tensor(getattr(self, name)) for name in ("running", "lengths", "last")}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.running, self.lengths, self.last = (state[name].numpy() for name in ("running", "lengths", "last"))
+        for name in ("running", "lengths", "last"):
+            setattr(self, name, state[name].numpy())
 
 
 @dataclass
@@ -265,7 +267,7 @@ def play(
     episodes: int,
     env_seeds: Sequence[int],
     greedy: bool = False,
-    on_step: Callable[[], None] | None = None,
+    before_step: Callable[[], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Raw returns and successes, (N, episodes) each, of the first `episodes` episodes of every environment.
 
@@ -278,6 +280,8 @@ def play(
     successes = np.full((streams.n, episodes), np.nan)
     obs, policy = streams.reset(env_seeds), model.policy
     while (done < episodes).any():
+        if before_step:
+            before_step()
         head = model.head(torch.from_numpy(scaler(obs) if scaler else obs).to(device)).cpu()
         step = streams.step(policy.to_env(policy.mode(head) if greedy else policy.sample(head, random)))
         counting = np.flatnonzero(done < episodes)
@@ -287,8 +291,6 @@ def play(
             successes[ended, done[ended]] = step.success[ended]
         done += ended
         obs = step.obs
-        if on_step:
-            on_step()
     return returns, successes
 
 

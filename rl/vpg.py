@@ -51,6 +51,8 @@ SAVE_SECONDS = 10.0
 # Purposes of `seeds`, so that training, its resumption and every evaluation have their own; 6 is evaluate.py's.
 WEIGHTS, TRAIN, RESUME, DURING, FINAL, GREEDY = range(6)
 
+VALUE_PASSES = ("value_lr", "value_epochs", "value_minibatch")  # what the value function's own passes need
+
 Flag = tyro.conf.DisallowNone[bool | None]  # --x and --no-x; None takes the recipe's
 Baseline = Literal["none", "reward-to-go", "value", "gae"]
 
@@ -58,7 +60,7 @@ Baseline = Literal["none", "reward-to-go", "value", "gae"]
 @dataclass(frozen=True)
 class Config:
     preset: Literal["quick", "default", "full"] = "default"
-    """quick: a quarter of the environment's steps; default: its recipe; full: twice the steps"""
+    """quick: a quarter of the environment's steps, 50,000 at most; default: its recipe; full: twice the steps"""
     device: DeviceName = "auto"
     """where to train; auto: the CPU for vectors, whose nets are too small for an accelerator"""
     seed: int = 0
@@ -100,7 +102,7 @@ class Config:
     value_minibatch: int | None = None
     """steps per minibatch of these passes; 0: the whole batch"""
     max_grad_norm: float | None = None
-    """the policy's gradient is clipped to this norm; 0: it is not"""
+    """the policy's gradient, with the value function's where they share an encoder, is clipped to this norm; 0: it is not"""
     normalise_observations: Flag = None
     """divide observations by their running standard deviation, after subtracting their mean"""
     normalise_rewards: Flag = None
@@ -135,8 +137,9 @@ class Config:
     """episodes of the two evaluations at the end, sampled and greedy"""
 
 
-PRESETS: dict[str, dict[str, Any]] = {"quick": {}, "default": {}, "full": {}}
+PRESETS: dict[str, dict[str, Any]] = {"quick": {"final_episodes": 20}, "default": {}, "full": {}}
 STEPS_FACTOR = {"quick": 0.25, "default": 1.0, "full": 2.0}
+QUICK_STEPS = 50_000  # at most
 
 
 def resolve(config: Config) -> Config:
@@ -145,6 +148,8 @@ def resolve(config: Config) -> Config:
         check_name(config.name)
     recipe = recipe_for(config.env, config.algo)
     recipe["total_steps"] = round(STEPS_FACTOR[config.preset] * recipe["total_steps"])
+    if config.preset == "quick":
+        recipe["total_steps"] = max(min(recipe["total_steps"], QUICK_STEPS), recipe["num_envs"] * recipe["horizon"])
     config = replace(config, **{name: value for name, value in recipe.items() if getattr(config, name) is None})
     if config.algo == "vpg":  # one pass; so these two settings of ppo have one value each
         config = replace(config, epochs=1, clip=0.0)
@@ -179,6 +184,21 @@ def resolve(config: Config) -> Config:
     if config.minibatches > batch:  # type: ignore[operator]
         raise BadInput(f"--minibatches {config.minibatches} is more than the {batch} steps of a batch")
     return config
+
+
+def check_meaning(config: Config, given: Config, image: bool) -> None:
+    """BadInput for a flag that changes nothing here: its user believes that it does."""
+    joint = image and config.critic != "separate"
+    nothing = {
+        "this environment's observations are no images": () if image else ("encoder", "critic", "bf16", "value_weight"),
+        "images are not normalised": ("normalise_observations",) if image and given.normalise_observations else (),
+        f"--critic {config.critic} learns with the policy": VALUE_PASSES if joint else (),
+        "only --critic shared and detached weigh it": ("value_weight",) if image and not joint else (),
+    }
+    for why, names in nothing.items():
+        for name in names:
+            if getattr(given, name) is not None:
+                raise BadInput(f"--{name.replace('_', '-')} changes nothing: {why}")
 
 
 # ---------------------------------------------------------------- training
@@ -250,7 +270,7 @@ class Trainer:
             "episode_length": latest[1],
             "ended_return": float(np.mean([one[0] for one in ended])) if ended else math.nan,
             "timeouts": float(np.mean([one[2] for one in ended])) if ended else math.nan,
-            "success": latest[2],
+            **({"success": latest[2]} if is_procgen(config.env) else {}),
             **more,
             **known,
             "noise_trace": noise.trace if noise else math.nan,
@@ -336,14 +356,15 @@ def train(run: Run, trainer: Trainer, quiet: bool = False) -> bool:
             numbers = all(math.isfinite(row[name]) for name in ("entropy", "kl", "grad_norm", "value_loss"))
             if not (numbers and all(bool(p.isfinite().all()) for p in trainer.model.parameters())):
                 return True
-            row |= {"eval_return": math.nan, "eval_success": math.nan}
+            row["eval_return"] = math.nan
             if split:
-                row |= {"eval_return_test": math.nan, "eval_success_test": math.nan}
+                row |= dict.fromkeys(("eval_success", "eval_return_test", "eval_success_test"), math.nan)
             if trainer.step >= next_eval:
                 purpose = (DURING, trainer.updates)
                 returns, successes = trainer.evaluate(config.eval_episodes, False, *purpose)
-                row |= {"eval_return": float(returns.mean()), "eval_success": float(successes.mean())}
+                row["eval_return"] = float(returns.mean())
                 if split:
+                    row["eval_success"] = float(successes.mean())
                     returns, successes = trainer.evaluate(config.eval_episodes, False, *purpose, test_levels=True)
                     row |= {"eval_return_test": float(returns.mean()), "eval_success_test": float(successes.mean())}
                 next_eval = next_evaluation(config, trainer.step)
@@ -395,11 +416,13 @@ def headline(config: Config, summary: dict[str, Any]) -> str:
     )
 
 
-def open_run(config: Config, given: Config, device: torch.device) -> Run:
+def open_run(config: Config, given: Config, device: torch.device, image: bool) -> Run:
     """The run folder, whose name and config.json depend on all that changes the numbers."""
     kept = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in NOT_IN_HASH}
     sources = source_hash(*(HERE / f"{name}.py" for name in SOURCES))[:16]
     identity = {**kept, "device": device.type, "sources": sources}
+    if image:  # sums over another number of threads, or in another precision, are not the same to the bit
+        identity |= {"threads": torch.get_num_threads(), "dtype": str(compute_dtype(device)[0])}
     slug = "".join(c if c.isalnum() or c in "._-" else "-" for c in config.env)
     name = config.name or f"{slug}-{short_hash(identity)}-s{config.seed}"
     return Run(results_folder(config.results_dir, "rl") / name, identity, str(device), asdict(given))
@@ -413,13 +436,14 @@ def run_config(given: Config, quiet: bool = False) -> tuple[dict[str, Any], Path
     probe = make_streams(config.env, 1)  # what cannot be trained is found before there is a folder
     image = new_networks(config, probe).image
     probe.close()
+    check_meaning(config, given, image)
     # Small nets leave the other cores to the environments; a worker of compare.py leaves them to its siblings.
     configure_cpu(available_cores() if image and not quiet else 1)
     if image:
         keep_freed_memory()
     device, reason = choose_device(config.device, tiny=not image)
     say(f"device: {device} ({reason})")
-    run = open_run(config, given, device)
+    run = open_run(config, given, device, image)
     if run.summary:
         say("already done")
         return run.summary, run.folder

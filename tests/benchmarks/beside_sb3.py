@@ -4,8 +4,8 @@
 
 Each system trains in this process on one thread, one after the other, seeds in turn: ours with its recipe for CartPole,
 SB3's A2C and PPO with the settings of its zoo (8 environments). Every 8,192 steps 20 episodes of the stochastic policy are
-played, whose time does not count. Beside them: how fast the environments step with no learner. Writes
-results/reference/rl/beside_sb3.csv.
+played, whose time does not count; SB3 ends when it has solved the task, ours at the end of its recipe. Beside them: how
+fast the environments step with no learner. Writes results/reference/rl/classic/beside_sb3.csv.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from common.device import configure_cpu
 from common.run import write_csv
 from envs import make_streams
 
-OUT = ROOT / "results" / "reference" / "rl" / "beside_sb3.csv"
+OUT = ROOT / "results" / "reference" / "rl" / "classic" / "beside_sb3.csv"
 EVERY, EPISODES, THRESHOLD = 8192, 20, 475.0
 # rl-baselines3-zoo, hyperparams/{a2c,ppo}.yml, CartPole-v1; `lin_x` there is x times the remaining part of the run.
 ZOO: dict[str, dict[str, Any]] = {
@@ -83,14 +83,16 @@ def sb3(name: str, seed: int) -> dict[str, Any]:
         """Notes steps, seconds of training and the mean return."""
 
         start = paused = 0.0
+        go_on = True
 
         def _on_step(self) -> bool:
             if self.num_timesteps >= EVERY * (len(curve) + 1):
                 now = time.perf_counter()
                 mean, _ = evaluate_policy(self.model, evaluation, EPISODES, deterministic=False)
                 curve.append((self.num_timesteps, now - self.start - self.paused, float(np.mean(mean))))
+                self.go_on = solved(curve) == (None, None)  # what comes after would only take time
                 self.paused += time.perf_counter() - now
-            return True
+            return self.go_on
 
     settings = {key: value for key, value in ZOO[name].items() if key != "steps"}
     environments = make_vec_env("CartPole-v1", n_envs=8, seed=seed)
@@ -115,17 +117,19 @@ def row(system: str, seed: int, steps: int, seconds: float, curve: list[tuple[in
 
 
 def stepping(n: int, seconds: float = 2.0) -> float:
-    """Steps per second of the environments with no learner: a fixed random sequence of actions."""
+    """Steps per second of the environments with no learner: a fixed random sequence of actions, resets not counted."""
     streams = make_streams("CartPole-v1", n)
     streams.reset([0] * n)
-    actions = np.random.default_rng(0).integers(2, size=(64, n))
-    start, count = time.perf_counter(), 0
+    actions, envs = np.random.default_rng(0).integers(2, size=(64, n)), streams.envs
+    start, count, resets = time.perf_counter(), 0, 0
     while time.perf_counter() - start < seconds:
         for action in actions:
-            streams.step(action)
+            ended = envs.step(action)[2]
+            resets += int(ended.sum())  # each takes a step of its own
         count += len(actions) * n
+    elapsed = time.perf_counter() - start
     streams.close()
-    return count / (time.perf_counter() - start)
+    return (count - resets) / elapsed
 
 
 def main() -> None:
@@ -144,9 +148,10 @@ def main() -> None:
         for system in systems:
             rows.append(system(seed))
             print(rows[-1], flush=True)
-    write_csv(OUT, rows)
     n = vpg.resolve(vpg.Config(env="CartPole-v1")).num_envs or 1
     limit = stepping(n)
+    alone = {"system": f"{n} environments alone", "seed": "", "steps": "", "seconds": "", "last_return": ""}
+    write_csv(OUT, [*rows, {**alone, "solved_steps": "", "solved_seconds": "", "steps_per_second": round(limit)}])
     print(f"\nthe environments alone, {n} at once: {limit:,.0f} steps/s")
     for name in dict.fromkeys(r["system"] for r in rows):
         mine = [r for r in rows if r["system"] == name]

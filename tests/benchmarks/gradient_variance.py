@@ -5,7 +5,7 @@
 vpg.py trains on CartPole-v1; at three stages the policy and the value function are frozen, ROLLOUTS batches are collected,
 and every batch gives the gradient of all four estimators (advantages not normalised). Reported: the variance of a batch's
 gradient, the trace of its covariance, with a bootstrap interval over batches, and the norm of the mean gradient. Writes
-results/reference/rl/classic/gradient_variance.csv.
+results/reference/rl/baselines/gradient_variance.csv.
 """
 
 import sys
@@ -24,7 +24,7 @@ from common.device import configure_cpu
 from common.run import write_csv
 from gradients import Weights, flat, vpg_loss
 
-OUT = ROOT / "results" / "reference" / "rl" / "classic" / "gradient_variance.csv"
+OUT = ROOT / "results" / "reference" / "rl" / "baselines" / "gradient_variance.csv"
 BASELINES = ("none", "reward-to-go", "value", "gae")
 STAGES = (0, 10, 40)  # updates before the policy is frozen
 ROLLOUTS, SEED = 200, 1000

@@ -1,0 +1,149 @@
+"""The Procgen suite's table and figure: ours beside OpenAI's PPO at the same number of frames, and a random policy.
+
+`procgen_ppo.csv` holds facts from openai/train-procgen (`train_procgen/results`): PPO in easy mode, trained on 200 levels,
+mean and standard deviation of three runs, on the levels of training and on all; and the return of a random policy on all
+levels (first episode of 64 environments each).
+"""
+
+import csv
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.plots import PALETTE, new_figure, save_figure, style
+from procgen_env import MODES, game_and_mode, normalised_return
+
+ANCHORS = Path(__file__).resolve().with_name("procgen_ppo.csv")
+BOOTSTRAP = 2000
+
+
+@cache
+def anchors() -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
+    """(game, split) -> steps and mean returns; split: train, test or random."""
+    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    with open(ANCHORS, newline="") as file:
+        for row in csv.DictReader(file):
+            found.setdefault((row["game"], row["split"]), []).append((float(row["steps"]), float(row["return_mean"])))
+    return {key: (np.array(points)[:, 0], np.array(points)[:, 1]) for key, points in found.items()}
+
+
+def random_return(env: str) -> float | None:
+    """What a random policy reaches; None in hard mode, for which it is not known."""
+    game, mode = game_and_mode(env)
+    return float(anchors()[game, "random"][1][0]) if mode == "easy" else None
+
+
+def ppo_return(env: str, split: str, steps: float) -> float | None:
+    """PPO's mean return after that many frames, linear between the known points and from a random policy on.
+
+    None in hard mode and beyond the last point.
+    """
+    game, mode = game_and_mode(env)
+    if mode != "easy":
+        return None
+    at, returns = anchors()[game, split]
+    start = anchors()[game, "random"][1]
+    if steps > at[-1]:
+        return None
+    return float(np.interp(steps, np.concatenate([[0.0], at]), np.concatenate([start, returns])))
+
+
+def mean_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+    """Mean and its 95% percentile-bootstrap interval over games."""
+    random = np.random.default_rng(seed)
+    means = values[random.integers(len(values), size=(BOOTSTRAP, len(values)))].mean(1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(values.mean()), float(low), float(high)
+
+
+def number(value: float | None) -> str:
+    """Two decimals, or nothing."""
+    return "" if value is None or not np.isfinite(value) else f"{value:.2f}"
+
+
+def procgen_table(results: dict[Any, list[dict[str, Any]]]) -> str:
+    """Markdown: every game's returns on levels of training and on all, PPO's at as many frames, and the mean over games."""
+    lines = [
+        "| game | method | frames | train | all levels | normalised: train, all | success: train, all "
+        "| PPO: train, all (published) | random | seeds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    methods: dict[str, list[dict[str, float]]] = {}
+    for arm, runs in results.items():
+        done = [run["summary"] for run in runs if run["summary"]["status"] == "ok"]
+        if not done:
+            lines.append(f"| {arm.env.partition(':')[2]} | {arm.label} | all runs diverged | | | | | | | |")
+            continue
+        steps = float(np.mean([s["steps"] for s in done]))
+        mean = {
+            name: float(np.mean([s[name] for s in done]))
+            for name in ("eval_return_mean", "test_return_mean", "eval_success", "test_success")
+        }
+        ppo = {split: ppo_return(arm.env, split, steps) for split in ("train", "test")}
+        train, test = (normalised_return(arm.env, mean[f"{name}_return_mean"]) for name in ("eval", "test"))
+        published = ", ".join(filter(None, map(number, ppo.values())))
+        known = {"train": train, "test": test, "steps": steps}
+        for split, value in ppo.items():
+            known[f"ppo_{split}"] = np.nan if value is None else normalised_return(arm.env, value)
+        methods.setdefault(arm.label, []).append(known)
+        lines.append(
+            f"| {arm.env.partition(':')[2]} | {arm.label} | {steps:,.0f} | {mean['eval_return_mean']:.2f} "
+            f"| {mean['test_return_mean']:.2f} | {train:.2f}, {test:.2f} "
+            f"| {mean['eval_success']:.0%}, {mean['test_success']:.0%} "
+            f"| {published} | {number(random_return(arm.env))} | {len(done)} |"
+        )
+    for method, games in methods.items():
+        cells = []
+        for name in ("train", "test", "ppo_train", "ppo_test"):
+            middle, low, high = mean_interval(np.array([game[name] for game in games]))
+            cells.append(f"{middle:.3f} [{low:.3f}, {high:.3f}]" if np.isfinite(middle) else "")
+        frames = np.mean([game["steps"] for game in games])
+        lines.append(
+            f"| **mean of {len(games)}** | {method} | {frames:,.0f} | | | {cells[0]}, {cells[1]} | "
+            f"| normalised: {cells[2]}, {cells[3]} | | |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def procgen_figure(results: dict[Any, list[dict[str, Any]]], path: Path) -> None:
+    """A panel per game: every seed on levels of training (solid) and on all (dashed), PPO in grey, random as dots."""
+    by_env: dict[str, dict[str, list[list[dict[str, float]]]]] = {}
+    for arm, runs in results.items():
+        curves = [run["curve"] for run in runs if run["summary"]["status"] == "ok" and run["curve"]]
+        if curves:
+            by_env.setdefault(arm.env, {})[arm.label] = curves
+    if not by_env:
+        return
+    columns = min(4, len(by_env))
+    with style():
+        figure, axes = new_figure(columns, -(-len(by_env) // columns), width=2.5, height=1.9)
+        for axis, (env, arms) in zip(axes, by_env.items(), strict=False):
+            last = 0.0
+            for color, (label, curves) in zip(PALETTE, arms.items(), strict=False):
+                for i, curve in enumerate(curves):
+                    steps = np.array([point["step"] for point in curve]) / 1e6
+                    last = max(last, float(steps[-1]))
+                    for line, name, split in (("-", "eval_return", "train"), ("--", "eval_return_test", "all")):
+                        values = [point[name] for point in curve]
+                        axis.plot(steps, values, line, color=color, label=f"{label}, {split}" if i == 0 else None)
+            game, mode = game_and_mode(env)
+            if mode == MODES[0]:
+                for line, split in (("-", "train"), ("--", "test")):
+                    grid = np.linspace(0, last, 50)
+                    values = [ppo_return(env, split, at * 1e6) for at in grid]
+                    if None not in values:
+                        label = f"PPO (published), {'all' if split == 'test' else split}"
+                        axis.plot(grid, values, line, color="#888888", linewidth=1.2, label=label)  # type: ignore[arg-type]
+                axis.axhline(random_return(env) or 0.0, color="#000000", linestyle=":", linewidth=1, label="random")
+            axis.set_title(game if mode == MODES[0] else f"{game}, {mode}")
+        for axis in axes[::columns]:
+            axis.set_ylabel("return")
+        for axis in axes[max(0, len(by_env) - columns) : len(by_env)]:
+            axis.set_xlabel("million frames")
+        for axis in axes[len(by_env) :]:
+            axis.set_visible(False)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))
+        save_figure(figure, path)

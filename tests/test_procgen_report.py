@@ -1,0 +1,89 @@
+"""The Procgen suite's table and figure: PPO's published means over games, interpolation, one hand-made set of runs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compare import Config, arms_of, check, filled
+from procgen_env import GAMES, normalised_return
+from procgen_report import mean_interval, ppo_return, procgen_figure, procgen_table, random_return
+
+
+@pytest.mark.parametrize(
+    ("steps", "train", "test"), [(5e5, 0.098, 0.075), (1e6, 0.152, 0.114), (2e6, 0.205, 0.146), (25e6, 0.599, 0.360)]
+)
+def test_the_mean_over_games_is_the_published_one(steps, train, test):
+    """openai/train-procgen's own curves, normalised with the paper's constants: both have to be right."""
+    for split, expected in (("train", train), ("test", test)):
+        values = [normalised_return(f"procgen:{g}", ppo_return(f"procgen:{g}", split, steps) or 0.0) for g in GAMES]
+        assert np.mean(values) == pytest.approx(expected, abs=0.0006)
+
+
+def test_ppo_starts_where_a_random_policy_is_and_is_linear_between_known_points():
+    assert ppo_return("procgen:bigfish", "train", 0) == random_return("procgen:bigfish") == 0.94
+    assert ppo_return("procgen:bigfish", "train", 250_000) == 1.051
+    assert ppo_return("procgen:bigfish", "train", 375_000) == pytest.approx((1.051 + 1.383) / 2)
+    assert ppo_return("procgen:bigfish", "train", 51e6) is None
+    assert ppo_return("procgen:bigfish-hard", "train", 1e6) is None
+    assert random_return("procgen:bigfish-hard") is None
+
+
+def test_the_interval_of_the_mean_is_over_games():
+    middle, low, high = mean_interval(np.array([0.0, 1.0] * 8))
+    assert middle == 0.5
+    assert (0.5 - low) == pytest.approx(1.96 * 0.5 / 4, rel=0.15)  # standard error of 16 games with deviation 1/2
+    assert (high - 0.5) == pytest.approx(1.96 * 0.5 / 4, rel=0.15)
+
+
+def runs(steps: int, train: float, test: float) -> list[dict]:
+    names = ("eval_return", "eval_return_test", "eval_success", "eval_success_test")
+    curve = [
+        dict(zip(("step", "seconds", *names), (x, x / 1e3, train, test, 0.5, 0.25), strict=True)) for x in (1e5, 1e6)
+    ]
+    known = {"eval_return_mean": train, "test_return_mean": test, "eval_success": 0.5, "test_success": 0.25}
+    return [{"curve": curve, "summary": {"status": "ok", "steps": steps, **known}, "seed": 0}]
+
+
+def test_the_suite_is_sixteen_games_and_its_table_is_right(tmp_path):
+    config = filled(Config(suite="procgen"))
+    arms = arms_of(config)
+    assert [arm.env for arm in arms] == [f"procgen:{game}" for game in GAMES]
+    assert {arm.algo for arm in arms} == {"vpg"}
+    assert config.seeds == (1,)
+    results = {arm: runs(1_000_000, 6.0, 5.5) for arm in arms}
+    table = procgen_table(results).splitlines()
+    coinrun = next(line for line in table if line.startswith("| coinrun "))
+    assert coinrun == ("| coinrun | vpg | 1,000,000 | 6.00 | 5.50 | 0.20, 0.10 | 50%, 25% | 7.91, 7.47 | 2.50 | 1 |")
+    expected = np.mean([normalised_return(arm.env, 6.0) for arm in arms])
+    assert table[-1].startswith(f"| **mean of 16** | vpg | 1,000,000 | | | {expected:.3f} [")
+    assert "normalised: 0.152 [" in table[-1]
+    procgen_figure(results, tmp_path / "figure")
+    assert 0 < (tmp_path / "figure.png").stat().st_size < 250_000
+
+
+def test_flags_win_over_the_suite_and_the_suite_over_defaults():
+    assert filled(Config()).envs == ("CartPole-v1",)
+    assert filled(Config()).seeds == (5,)
+    config = filled(Config(suite="procgen", envs=("procgen:maze",), seeds=(3,)))
+    assert config.envs == ("procgen:maze",)
+    assert config.seeds == (3,)
+
+
+def test_hard_mode_and_diverged_runs_have_their_lines(tmp_path: Path):
+    config = filled(Config(envs=("procgen:maze-hard", "procgen:maze"), algos=("vpg",)))
+    hard, easy = arms_of(config)
+    table = procgen_table({hard: runs(2_000, 7.0, 4.0), easy: [{"summary": {"status": "diverged"}, "curve": []}]})
+    assert "| maze-hard | vpg | 2,000 | 7.00 | 4.00 | 0.50, 0.00 | 50%, 25% |  |  | 1 |" in table
+    assert "| maze | vpg | all runs diverged |" in table
+    procgen_figure({hard: runs(2_000, 7.0, 4.0)}, tmp_path / "hard")
+    assert (tmp_path / "hard.png").exists()
+
+
+def test_procgen_is_not_compared_with_other_environments():
+    from common.errors import BadInput
+
+    with pytest.raises(BadInput, match="table of their own"):
+        check(filled(Config(envs=("CartPole-v1", "procgen:maze"))))
+    with pytest.raises(BadInput, match="--seeds takes one number"):
+        check(filled(Config(seeds=(1, 2))))
