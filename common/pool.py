@@ -7,9 +7,7 @@ done once, and a killed command leaves nothing that stands in the way of the nex
 
 import contextlib
 import multiprocessing
-import os
 import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -134,7 +132,6 @@ class _Worker:
 def _work(connection: Connection, start: Callable[..., None], start_arguments: tuple) -> None:
     """The life of a worker process. Ctrl-C reaches the parent alone, which then ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     start(*start_arguments)
     while True:
         try:
@@ -144,14 +141,6 @@ def _work(connection: Connection, start: Callable[..., None], start_arguments: t
         answer = _run(job, folder)
         with contextlib.suppress(BrokenPipeError):
             connection.send(answer)
-
-
-def _end_with_parent() -> None:
-    """A parent that was killed outright cannot end its workers: they end themselves, in the middle of their jobs."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _run(job: Job, folder: Path) -> tuple[str, Any]:

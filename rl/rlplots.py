@@ -20,16 +20,16 @@ def learning_curve(folder: Path, env: str, summary: dict[str, Any]) -> None:
         axes[0].plot(step[known], rows["episode_return"][known], color=PALETTE[0], label="latest of every environment")
         tested = np.isfinite(rows["eval_return"])
         axes[0].plot(step[tested], rows["eval_return"][tested], "o", ms=3, color=PALETTE[1], label="evaluation")
-        middle, low, high = (summary[f"eval_return_{name}"] for name in ("mean", "lo95", "hi95"))
-        axes[0].errorbar(
-            step[-1:],
-            [middle],
-            [[max(0.0, middle - low)], [max(0.0, high - middle)]],
-            fmt="D",
-            ms=4,
-            color=PALETTE[6],
-            label="at the end, 95%",
-        )
+        ends = [("eval_return", PALETTE[6], "at the end, 95%")]
+        if "eval_return_test" in rows:  # Procgen: levels of training, and all
+            axes[0].plot(
+                step[tested], rows["eval_return_test"][tested], "s", ms=3, color=PALETTE[2], label="all levels"
+            )
+            ends.append(("test_return", PALETTE[3], "at the end, all levels"))
+        for name, color, label in ends:
+            middle, low, high = (summary[f"{name}_{part}"] for part in ("mean", "lo95", "hi95"))
+            error = [[max(0.0, middle - low)], [max(0.0, high - middle)]]
+            axes[0].errorbar(step[-1:], [middle], error, fmt="D", ms=4, color=color, label=label)
         axes[0].set(title=env, ylabel="return of an episode")
         axes[0].legend(loc="best")
         axes[1].plot(step[known], rows["episode_length"][known], color=PALETTE[0])
@@ -52,7 +52,11 @@ def learning_curve(folder: Path, env: str, summary: dict[str, Any]) -> None:
         scale = smoothed_noise(rows["noise_trace"], rows["noise_squared_norm"])
         good = scale > 0
         axes[7].plot(step[good], scale[good], color=PALETTE[3])
-        axes[7].set(title="gradient noise scale", ylabel="environment streams", yscale="log")
+        axes[7].set(
+            title="gradient noise scale", ylabel="environment streams", yscale="log" if good.any() else "linear"
+        )
+        if not good.any():
+            axes[7].text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes[7].transAxes)
         for axis in axes:
             axis.set_xlabel("environment steps")
             axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))

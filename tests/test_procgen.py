@@ -3,6 +3,8 @@
 import csv
 import importlib.util
 import json
+import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from procgen_env import (
     GAMES,
     MODES,
     RETURN_RANGES,
+    TIME_LIMITS,
     ProcgenEngine,
     ProcgenEnvpool,
     game_and_mode,
@@ -183,11 +186,85 @@ def test_envpool_has_the_engines_returns_lengths_and_successes(game):
     assert (np.abs(a.mean(0) - b.mean(0)) < 4 * error).all()
 
 
+class FakePool:
+    """EnvPool's way with one game of two environments: games last 3 and 4 steps, and the step after the end only resets."""
+
+    def __init__(self, **options: Any):
+        self.options, self.t, self.lasts = options, np.zeros(2, dtype=int), np.array([3, 4])
+        self.over = np.zeros(2, dtype=bool)
+
+    def observe(self) -> np.ndarray:
+        return np.broadcast_to(self.t[:, None, None, None], (2, 64, 64, 3)).astype(np.uint8)
+
+    def reset(self) -> tuple[np.ndarray, dict]:
+        self.t[:], self.over[:] = 0, False
+        return self.observe(), {}
+
+    def step(self, actions: np.ndarray) -> tuple:
+        assert actions.dtype == np.int32
+        self.t = np.where(self.over, 0, self.t + 1)
+        reward = np.where(self.over, 0.0, 1.0).astype(np.float32)
+        ended = ~self.over & (self.t == self.lasts)
+        self.over = ended
+        clock = ended & np.array([False, True])  # the second game's clock, the first is won
+        return self.observe(), reward, ended & ~clock, clock, {"prev_level_complete": (ended & ~clock).astype(np.int32)}
+
+    def close(self) -> None:
+        pass
+
+
+def test_envpools_second_reset_is_no_transition(monkeypatch):
+    made: list[FakePool] = []
+
+    def make(name: str, **options: Any) -> FakePool:
+        assert name == "MazeEasy-v0"
+        made.append(FakePool(**options))
+        return made[-1]
+
+    monkeypatch.setitem(sys.modules, "envpool", types.SimpleNamespace(make=make))
+    monkeypatch.setattr("procgen_env.importlib.util.find_spec", lambda name: name == "envpool" or None)
+    monkeypatch.setitem(TIME_LIMITS, "maze", 4)
+    streams = make_streams("procgen:maze", 2, levels=7)
+    streams.reset([0])
+    assert made[-1].options["num_levels"] == 7
+    assert made[-1].options["channel_first"] is False
+    valid, ended, success, timeout = [], [], [], []
+    for _ in range(9):
+        step = streams.step(np.zeros(2, dtype=np.int64))
+        assert step.success is not None
+        assert step.timeout is not None
+        assert (step.reward == step.valid).all()
+        assert not step.truncated.any()
+        for rows, value in (
+            (valid, step.valid),
+            (ended, step.terminated),
+            (success, step.success),
+            (timeout, step.timeout),
+        ):
+            rows.append(value.tolist())
+    assert [row[0] for row in valid] == [True, True, True, False] * 2 + [True]
+    assert [row[1] for row in valid] == [True] * 4 + [False] + [True] * 4
+    assert [row[0] for row in ended] == [row[0] for row in success] == [False, False, True, False] * 2 + [False]
+    assert [row[1] for row in ended] == [row[1] for row in timeout] == [False] * 3 + [True] + [False] * 4 + [True]
+    assert not any(row[0] for row in timeout)
+    streams.close()
+
+
+def test_an_envpool_without_its_libraries_is_one_sentence(monkeypatch):
+    def make(*_: Any, **__: Any) -> None:
+        raise ImportError("Qt 5 is missing\nand more")
+
+    monkeypatch.setitem(sys.modules, "envpool", types.SimpleNamespace(make=make))
+    monkeypatch.setattr("procgen_env.importlib.util.find_spec", lambda name: name == "envpool" or None)
+    with pytest.raises(BadInput, match=r"cannot be used: Qt 5 is missing$"):
+        make_streams("procgen:maze", 2)
+
+
 SMALL = {"num_envs": 8, "horizon": 16, "encoder": "nature", "eval_every": 0, "final_episodes": 2, "device": "cpu"}
 
 
 def small(**more: Any) -> vpg.Config:
-    return vpg.Config(env="procgen:bossfight", **{**SMALL, **more})
+    return vpg.Config(**{"env": "procgen:bossfight", **SMALL, **more})
 
 
 @engine
@@ -282,7 +359,9 @@ def test_a_stopped_run_ends_where_an_uninterrupted_one_ends(tmp_path, monkeypatc
 
 @engine
 def test_evaluate_plays_levels_of_training_or_all_and_records(tmp_path, capsys, monkeypatch):
-    _, folder = vpg.run_config(small(total_steps=128, levels=3, results_dir=str(tmp_path)), quiet=True)
+    monkeypatch.setattr(evaluate, "available_cores", lambda: 1)
+    given = small(env="procgen:leaper", total_steps=128, levels=3, results_dir=str(tmp_path))  # 500 steps at most
+    _, folder = vpg.run_config(given, quiet=True)
     trained = evaluate.load_run(folder)
     assert trained.levels == 3
     for split in ("train", "test"):
@@ -294,7 +373,7 @@ def test_evaluate_plays_levels_of_training_or_all_and_records(tmp_path, capsys, 
         assert evaluate.main() == 0
         said = json.loads(capsys.readouterr().out)
         assert said["split"] == split
-        assert said["sampled"]["normalised"] == pytest.approx((said["sampled"]["mean"] - 0.5) / 12.5)
+        assert said["sampled"]["normalised"] == pytest.approx((said["sampled"]["mean"] - 1.5) / 8.5)
         assert 0 < gif.stat().st_size < 1 << 20
 
 
@@ -316,6 +395,33 @@ def test_bad_input_is_one_sentence(monkeypatch):
     monkeypatch.setattr("procgen_env.importlib.util.find_spec", lambda name: None)
     with pytest.raises(BadInput, match="needs Procgen"):
         make_streams("procgen:coinrun", 1)
+
+
+@engine
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"env": "CartPole-v1", "critic": "shared"}, "no images"),
+        ({"env": "CartPole-v1", "bf16": True}, "no images"),
+        ({"value_epochs": 3}, "learns with the policy"),
+        ({"critic": "separate", "value_weight": 1.0}, "only --critic shared"),
+        ({"normalise_observations": True}, "images are not normalised"),
+    ],
+)
+def test_a_flag_that_changes_nothing_is_refused_and_leaves_nothing(tmp_path, more, why):
+    given = small(**{"results_dir": str(tmp_path), "total_steps": 128, **more})
+    if given.env == "CartPole-v1":
+        given = replace(given, encoder=None)
+    with pytest.raises(BadInput, match=why):
+        vpg.run_config(given, quiet=True)
+    assert list(tmp_path.rglob("*.json")) == []
+
+
+@engine
+def test_a_value_of_no_weight_is_still_a_loss():
+    trainer = vpg.Trainer(vpg.resolve(small(value_weight=0.0)), torch.device("cpu"))
+    assert np.isfinite(trainer.update()["grad_norm"])
+    trainer.close()
 
 
 @engine
