@@ -40,8 +40,9 @@ from procgen_env import GAMES, PREFIX, is_procgen
 from procgen_report import procgen_figure, procgen_table
 from published import PUBLISHED, THRESHOLDS
 from rlplots import comparison_figure
-from vpg import HERE, SOURCES, Baseline, resolve, run_config
-from vpg import Config as RunConfig
+from settings import Baseline, resolve
+from settings import Config as RunConfig
+from vpg import HERE, SOURCES, run_config
 
 Algo = Literal["vpg", "ppo"]
 BOOTSTRAP = 2000

@@ -86,9 +86,8 @@ def make_procgen(env_id: str, n: int, levels: int, render: bool = False) -> Vect
         if importlib.util.find_spec("envpool"):
             return _begun(ProcgenEnvpool(game, mode, n, levels))
     except (ImportError, OSError, AssertionError) as error:  # a library that cannot be loaded, Qt for one
-        raise BadInput(
-            f"--env {env_id}: Procgen is installed and cannot be used: {str(error).splitlines()[0]}"
-        ) from None
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"--env {env_id}: Procgen is installed and cannot be used: {why}") from None
     raise BadInput(
         f"--env {env_id} needs Procgen: on Linux with Python 3.11 or 3.12 it comes with this project; elsewhere "
         "pip install -e '.[envpool]' and Qt 5 (macOS: brew install qt@5)"

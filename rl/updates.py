@@ -1,9 +1,5 @@
 """One update: advantages, the policy's step or steps, and what is worth knowing of them."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,9 +18,7 @@ from gradients import (
 )
 from policy import ActorCritic
 from rollout import Rollout
-
-if TYPE_CHECKING:
-    from vpg import Config
+from settings import Config
 
 IMAGES_TO_COMPARE = 256  # of a batch, for the KL divergence of its update: all of them would cost a third of the update
 

@@ -7,7 +7,8 @@ Each update collects --horizon steps of --num-envs environments, estimates advan
 gradient step on the policy (Sutton et al. 1999), and fits the value function. `--algo ppo` is the same loop with several
 epochs in minibatches and the clipped ratio (Schulman et al. 2017): with one epoch and one minibatch it is VPG exactly.
 The folder that is printed holds metrics.csv, summary.json, checkpoint.pt and learning_curve.png; the same command goes on
-where it was stopped. `evaluate.py` plays a trained policy, `compare.py` runs seeds and algorithms side by side.
+where it was stopped. The flags are in settings.py, what each environment gets by default in recipes.py; `evaluate.py`
+plays a trained policy, `compare.py` runs seeds and algorithms side by side.
 
 Three one-line changes to try (return on CartPole-v1 after 131,072 steps, mean of 10 seeds; as it is: 499.5):
   --algo ppo                  500: eighty steps per batch, kept close to the old policy; 2.4 times as slow.
@@ -23,185 +24,43 @@ import contextlib
 import math
 import time
 import traceback
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from tqdm import tqdm
 
 from common.cli import Interrupt, parse, run_main, shown
-from common.device import DeviceName, choose_device, compute_dtype, configure_cpu, keep_freed_memory
+from common.device import choose_device, compute_dtype, configure_cpu, keep_freed_memory
 from common.errors import BadInput
-from common.run import Run, available_cores, check_name, results_folder, short_hash, source_hash
+from common.run import Run, available_cores, results_folder, short_hash, source_hash
 from envs import Streams, make_streams
 from gradients import fit_values
-from policy import ActorCritic, Critic, Encoder
-from procgen_env import TRAIN_LEVELS, game_and_mode, is_procgen, normalised_return
-from recipes import recipe_for
+from policy import ActorCritic
+from procgen_env import is_procgen, normalised_return
 from rollout import AT_ONCE, Collector, ObservationScaler, RewardScaler, interval, play, seeds
+from settings import PRESETS, Config, check_meaning, resolve
 from updates import make_batch, update_policy
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ("vpg", "advantages", "envs", "gradients", "policy", "procgen_env", "recipes", "rollout", "updates")
+SOURCES = (
+    "vpg",
+    "advantages",
+    "envs",
+    "gradients",
+    "policy",
+    "procgen_env",
+    "recipes",
+    "rollout",
+    "settings",
+    "updates",
+)
 NOT_IN_HASH = {"preset", "device", "results_dir", "data_dir", "name", "from_config"}
 SAVE_SECONDS = 10.0
 # Purposes of `seeds`, so that training, its resumption and every evaluation have their own; 6 is evaluate.py's.
 WEIGHTS, TRAIN, RESUME, DURING, FINAL, GREEDY = range(6)
-
-VALUE_PASSES = ("value_lr", "value_epochs", "value_minibatch")  # what the value function's own passes need
-
-Flag = tyro.conf.DisallowNone[bool | None]  # --x and --no-x; None takes the recipe's
-Baseline = Literal["none", "reward-to-go", "value", "gae"]
-
-
-@dataclass(frozen=True)
-class Config:
-    preset: Literal["quick", "default", "full"] = "default"
-    """quick: a quarter of the environment's steps, 50,000 at most; default: its recipe; full: twice the steps"""
-    device: DeviceName = "auto"
-    """where to train; auto: the CPU for vectors, whose nets are too small for an accelerator"""
-    seed: int = 0
-    """seed of the weights, the environments and the actions"""
-    results_dir: str | None = None
-    """where results go; default: results/ in the repository"""
-    data_dir: str | None = None
-    """not used here: environments bring their own"""
-    name: str | None = None
-    """name of the run folder; default: made from the environment and a hash of what changes the numbers"""
-    from_config: str | None = None
-    """repeat the run of this config.json; other flags given win over it"""
-    env: str = "CartPole-v1"
-    """any Gymnasium environment, also `module:Id` for one that importing a module of yours registers"""
-    algo: Literal["vpg", "ppo"] = "vpg"
-    """vpg: one policy step per batch; ppo: several epochs in minibatches with the clipped ratio"""
-    total_steps: int | None = None
-    """environment steps; default: by environment"""
-    num_envs: int | None = None
-    """environments stepped together; default: by environment"""
-    horizon: int | None = None
-    """steps of each environment per update; default: by environment"""
-    baseline: Baseline = "gae"
-    """what multiplies grad log pi: the episode's return, the reward-to-go, that minus the value, or GAE(lambda)"""
-    gamma: float | None = None
-    """discount"""
-    lam: float | None = None
-    """GAE's lambda: 0 trusts the value function, 1 the returns"""
-    lr: float | None = None
-    """Adam's rate for the policy"""
-    value_lr: float | None = None
-    """Adam's rate for the value function"""
-    anneal: Flag = None
-    """let the policy's rate fall linearly to 0"""
-    entropy: float | None = None
-    """weight of the entropy bonus"""
-    value_epochs: int | None = None
-    """passes of the value function over a batch"""
-    value_minibatch: int | None = None
-    """steps per minibatch of these passes; 0: the whole batch"""
-    max_grad_norm: float | None = None
-    """the policy's gradient, with the value function's where they share an encoder, is clipped to this norm; 0: it is not"""
-    normalise_observations: Flag = None
-    """divide observations by their running standard deviation, after subtracting their mean"""
-    normalise_rewards: Flag = None
-    """divide rewards by the running standard deviation of the discounted return"""
-    normalise_advantages: bool = True
-    """zero mean and unit variance over the batch"""
-    hidden: tuple[int, ...] | None = None
-    """widths of the hidden layers of both networks, behind the convolutions where observations are images"""
-    log_std: float | None = None
-    """for Box actions: log of their standard deviation at the start, in units of half the space's range"""
-    encoder: Encoder | None = None
-    """for images: the residual net of Procgen's paper, one of half its width, or Mnih et al.'s"""
-    critic: Critic | None = None
-    """for images: the value function has an encoder of its own, shares the policy's, or reads it without training it"""
-    value_weight: float | None = None
-    """what the value function's error counts in the step of an encoder that is not separate"""
-    bf16: Flag = None
-    """for images: convolutions in bfloat16 where the device multiplies it; the default where there are images"""
-    levels: int | None = None
-    """Procgen: levels to train on; 0: all; default: the paper's 200, in hard mode 500"""
-    epochs: int | None = None
-    """ppo: passes of the policy over a batch"""
-    minibatches: int | None = None
-    """minibatches per pass; vpg takes one pass, and with more than one of them the policy moves between them"""
-    clip: float = 0.2
-    """ppo: the ratio counts between 1 - clip and 1 + clip"""
-    eval_every: int | None = None
-    """steps between evaluations while training; 0: none"""
-    eval_episodes: int = 20
-    """episodes of such an evaluation, one of each environment"""
-    final_episodes: int = 100
-    """episodes of the two evaluations at the end, sampled and greedy"""
-
-
-PRESETS: dict[str, dict[str, Any]] = {"quick": {"final_episodes": 20}, "default": {}, "full": {}}
-STEPS_FACTOR = {"quick": 0.25, "default": 1.0, "full": 2.0}
-QUICK_STEPS = 50_000  # at most
-
-
-def resolve(config: Config) -> Config:
-    """The configuration with the environment's recipe filled in; BadInput for one that cannot be run."""
-    if config.name is not None:
-        check_name(config.name)
-    recipe = recipe_for(config.env, config.algo)
-    recipe["total_steps"] = round(STEPS_FACTOR[config.preset] * recipe["total_steps"])
-    if config.preset == "quick":
-        recipe["total_steps"] = max(min(recipe["total_steps"], QUICK_STEPS), recipe["num_envs"] * recipe["horizon"])
-    config = replace(config, **{name: value for name, value in recipe.items() if getattr(config, name) is None})
-    if config.algo == "vpg":  # one pass; so these two settings of ppo have one value each
-        config = replace(config, epochs=1, clip=0.0)
-    if not is_procgen(config.env):
-        if config.levels is not None:
-            raise BadInput(f"--levels is for Procgen, and --env is {config.env}")
-    elif config.levels is None:
-        config = replace(config, levels=TRAIN_LEVELS[game_and_mode(config.env)[1]])
-    elif not 0 <= config.levels < 1 << 31:
-        raise BadInput(f"--levels must be between 0 and 2^31 - 1, not {config.levels}")
-    positive = ("total_steps", "num_envs", "horizon", "lr", "value_lr", "epochs", "minibatches", "eval_episodes")
-    for name in (*positive, "final_episodes"):
-        if not 0 < getattr(config, name) < math.inf:
-            raise BadInput(f"--{name.replace('_', '-')} must be positive, not {getattr(config, name)}")
-    for name in ("entropy", "value_epochs", "value_minibatch", "max_grad_norm", "eval_every", "value_weight"):
-        if not 0 <= getattr(config, name) < math.inf:
-            raise BadInput(f"--{name.replace('_', '-')} must not be negative, and it is {getattr(config, name)}")
-    for name in ("gamma", "lam"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise BadInput(f"--{name} must be between 0 and 1, not {getattr(config, name)}")
-    if not -10 <= (config.log_std or 0.0) <= 2:
-        raise BadInput(f"--log-std must be between -10 and 2, not {config.log_std}")
-    if config.algo == "ppo" and not 0 < config.clip < 1:
-        raise BadInput(f"--clip must be between 0 and 1, not {config.clip}")
-    if any(width < 1 for width in config.hidden or ()):
-        raise BadInput("--hidden must be positive widths")
-    if not 0 <= config.seed < 1 << 63:
-        raise BadInput(f"--seed must not be negative or above 2^63 - 1, and it is {config.seed}")
-    batch = config.num_envs * config.horizon  # type: ignore[operator]
-    if config.total_steps < batch:  # type: ignore[operator]
-        raise BadInput(f"--total-steps {config.total_steps} is less than one batch of {batch} steps")
-    if config.minibatches > batch:  # type: ignore[operator]
-        raise BadInput(f"--minibatches {config.minibatches} is more than the {batch} steps of a batch")
-    return config
-
-
-def check_meaning(config: Config, given: Config, image: bool) -> None:
-    """BadInput for a flag that changes nothing here: its user believes that it does."""
-    joint = image and config.critic != "separate"
-    nothing = {
-        "this environment's observations are no images": () if image else ("encoder", "critic", "bf16", "value_weight"),
-        "images are not normalised": ("normalise_observations",) if image and given.normalise_observations else (),
-        f"--critic {config.critic} learns with the policy": VALUE_PASSES if joint else (),
-        "only --critic shared and detached weigh it": ("value_weight",) if image and not joint else (),
-    }
-    for why, names in nothing.items():
-        for name in names:
-            if getattr(given, name) is not None:
-                raise BadInput(f"--{name.replace('_', '-')} changes nothing: {why}")
-
-
-# ---------------------------------------------------------------- training
 
 
 def new_networks(config: Config, streams: Streams) -> ActorCritic:
@@ -434,9 +293,10 @@ def run_config(given: Config, quiet: bool = False) -> tuple[dict[str, Any], Path
     config = resolve(given)
     started = time.perf_counter()
     probe = make_streams(config.env, 1)  # what cannot be trained is found before there is a folder
-    image = new_networks(config, probe).image
+    model = new_networks(config, probe)
     probe.close()
-    check_meaning(config, given, image)
+    image = model.image
+    check_meaning(config, given, image, model.policy.gaussian)
     # Small nets leave the other cores to the environments; a worker of compare.py leaves them to its siblings.
     configure_cpu(available_cores() if image and not quiet else 1)
     if image:

@@ -16,7 +16,7 @@ import torch
 import evaluate
 import vpg
 from common.errors import BadInput
-from envs import make_streams
+from envs import Streams, make_streams
 from procgen_env import (
     GAMES,
     MODES,
@@ -165,9 +165,7 @@ def test_envpool_has_the_engines_returns_lengths_and_successes(game):
     """Random actions, the first two games of 128 environments: means within four standard errors of each other."""
     found = []
     for kind in (ProcgenEngine, ProcgenEnvpool):
-        streams = make_streams(f"procgen:{game}", 1)  # for its class alone
-        streams.close()
-        streams.__init__(kind(game, "easy", 128, 200))
+        streams = Streams(kind(game, "easy", 128, 200))
         streams.reset([5])
         random, rows = np.random.default_rng(5), [[] for _ in range(128)]
         total, length = np.zeros(128), np.zeros(128)
@@ -406,6 +404,7 @@ def test_bad_input_is_one_sentence(monkeypatch):
         ({"value_epochs": 3}, "learns with the policy"),
         ({"critic": "separate", "value_weight": 1.0}, "only --critic shared"),
         ({"normalise_observations": True}, "images are not normalised"),
+        ({"log_std": -1.0}, "the actions are discrete"),
     ],
 )
 def test_a_flag_that_changes_nothing_is_refused_and_leaves_nothing(tmp_path, more, why):
