@@ -14,6 +14,7 @@ import os
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 import itertools
+import threading
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -193,6 +194,8 @@ def table(results: dict[Arm, list[dict[str, Any]]]) -> str:
 def start_worker() -> None:
     """One thread a process."""
     configure_cpu(1)
+    # tqdm's own lock is one between processes, and Python warns of it when a worker is ended without giving it back.
+    tqdm.set_lock(threading.RLock())
 
 
 SUITES: dict[str | None, dict[str, Any]] = {

@@ -9,6 +9,7 @@ fast the environments step with no learner. Writes results/reference/rl/classic/
 """
 
 import argparse
+import importlib.util
 import itertools
 import statistics
 import sys
@@ -136,6 +137,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
+    if importlib.util.find_spec("stable_baselines3") is None:
+        parser.error("Stable-Baselines3 is not installed: pip install -e '.[dev]'")
     configure_cpu(1)
     systems: list[Callable[[int], dict[str, Any]]] = [
         lambda seed: ours("vpg", seed),
