@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from common.plots import PALETTE, band, new_figure, save_figure, style
 from common.run import read_metrics
@@ -16,23 +17,26 @@ def learning_curve(folder: Path, env: str, summary: dict[str, Any]) -> None:
     step = rows["step"]
     with style():
         figure, axes = new_figure(4, 2, width=2.9, height=2.4)
-        known = np.isfinite(rows["episode_return"])
-        axes[0].plot(step[known], rows["episode_return"][known], color=PALETTE[0], label="latest of every environment")
-        tested = np.isfinite(rows["eval_return"])
-        axes[0].plot(step[tested], rows["eval_return"][tested], "o", ms=3, color=PALETTE[1], label="evaluation")
-        ends = [("eval_return", PALETTE[6], "at the end, 95%")]
-        if "eval_return_test" in rows:  # Procgen: levels of training, and all
+        known, tested = np.isfinite(rows["episode_return"]), np.isfinite(rows["eval_return"])
+        if known.any():
             axes[0].plot(
-                step[tested], rows["eval_return_test"][tested], "s", ms=3, color=PALETTE[2], label="all levels"
+                step[known], rows["episode_return"][known], color=PALETTE[0], label="latest of every environment"
             )
+            axes[1].plot(step[known], rows["episode_length"][known], color=PALETTE[0])
+        else:
+            missing(axes[1], "not every environment\nhas ended an episode")
+        ends, marks = [("eval_return", PALETTE[6], "at the end, 95%")], [("eval_return", "o", PALETTE[1], "evaluation")]
+        if "eval_return_test" in rows:  # Procgen: levels of training, and all
             ends.append(("test_return", PALETTE[3], "at the end, all levels"))
+            marks.append(("eval_return_test", "s", PALETTE[2], "evaluation, all levels"))
+        for name, mark, color, label in marks if tested.any() else []:
+            axes[0].plot(step[tested], rows[name][tested], mark, ms=3, color=color, label=label)
         for name, color, label in ends:
             middle, low, high = (summary[f"{name}_{part}"] for part in ("mean", "lo95", "hi95"))
             error = [[max(0.0, middle - low)], [max(0.0, high - middle)]]
             axes[0].errorbar(step[-1:], [middle], error, fmt="D", ms=4, color=color, label=label)
         axes[0].set(title=env, ylabel="return of an episode")
         axes[0].legend(loc="best")
-        axes[1].plot(step[known], rows["episode_length"][known], color=PALETTE[0])
         axes[1].set(title="length", ylabel="steps per episode")
         panels = [
             ("entropy", "entropy", "nats"),
@@ -56,11 +60,16 @@ def learning_curve(folder: Path, env: str, summary: dict[str, Any]) -> None:
             title="gradient noise scale", ylabel="environment streams", yscale="log" if good.any() else "linear"
         )
         if not good.any():
-            axes[7].text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes[7].transAxes)
+            missing(axes[7], "not measured")
         for axis in axes:
             axis.set_xlabel("environment steps")
             axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
         save_figure(figure, folder / "learning_curve")
+
+
+def missing(axis: Axes, why: str) -> None:
+    """Say in an empty panel why it is empty."""
+    axis.text(0.5, 0.5, why, ha="center", va="center", transform=axis.transAxes)
 
 
 def smoothed_noise(trace: np.ndarray, squared_norm: np.ndarray, memory: float = 20.0) -> np.ndarray:
