@@ -1,0 +1,115 @@
+"""The fits of the trade-off between steps and examples against exact curves and a problem with a known answer."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from critical_batch import (
+    Runs,
+    fit_hyperbola,
+    fit_steps,
+    learning_rate_law,
+    lowest,
+    power_law,
+    steps_needed,
+)
+
+BATCHES = 4.0 ** np.arange(6)
+
+
+def all_reached(batch: np.ndarray, steps: np.ndarray) -> Runs:
+    return Runs(batch, steps, np.ones(len(batch), bool))
+
+
+@given(st.floats(1, 1e5), st.floats(0.3, 3e3))
+@settings(max_examples=50, deadline=None)
+def test_the_two_forms_of_the_trade_off_are_one(s_min, b_crit):
+    steps = steps_needed(BATCHES, s_min, b_crit)
+    e_min = s_min * b_crit  # eq. 2.12
+    np.testing.assert_allclose((steps / s_min - 1) * (BATCHES * steps / e_min - 1), 1, rtol=1e-9)
+
+
+@given(st.floats(1, 1e5), st.floats(2, 500))
+@settings(max_examples=50, deadline=None)
+def test_an_exact_hyperbola_is_found(s_min, b_crit):
+    found = fit_steps(all_reached(BATCHES, steps_needed(BATCHES, s_min, b_crit)))
+    assert found == pytest.approx((s_min, b_crit, 1.0), rel=1e-4)
+
+
+@pytest.mark.parametrize("exponent", [0.6, 1.0, 1.4])
+def test_another_exponent_is_found(exponent):
+    steps = steps_needed(BATCHES, 100, 30, exponent)
+    assert fit_steps(all_reached(BATCHES, steps), free=True) == pytest.approx((100, 30, exponent), rel=1e-3)
+
+
+def test_a_run_that_was_cut_off_only_says_that_it_needs_more():
+    steps = steps_needed(BATCHES, 100, 30)
+    reached = np.array([False, True, True, True, True, True])
+    cut = np.where(reached, steps, 500)  # of 3,100
+    assert fit_steps(Runs(BATCHES, cut, reached)) == pytest.approx((100, 30, 1), rel=1e-4)
+    assert fit_steps(Runs(BATCHES, cut, np.ones(6, bool)))[1] < 20  # taken for an arrival it would mislead
+    late = np.where(reached, steps, 10_000)  # more than the others allow: an error
+    assert fit_steps(Runs(BATCHES, late, reached))[1] > 40
+
+
+def test_too_few_runs_are_refused():
+    with pytest.raises(ValueError, match="1 runs reached"):
+        fit_steps(Runs(BATCHES, np.ones(6), np.arange(6) == 0))
+
+
+SLOW = 0.01  # of the best rate, so that even the largest batch takes many steps, as the theory of small steps has it
+
+
+def sgd_on_a_noisy_quadratic(batch: float, goal: float, trace: float, seed: int, dimension: int = 400) -> float:
+    """Steps of SGD on L = |x|^2 / 2 from 1 to `goal`, with noise N(0, trace / dimension) per example and coordinate."""
+    random = np.random.default_rng(seed)
+    x = np.full(dimension, np.sqrt(2 / dimension))
+    steps, before, now = 0, 1.0, 1.0
+    while now > goal:
+        rate = SLOW / (1 + trace / (x @ x) / batch)  # eq. 2.6
+        x = x - rate * (x + random.normal(size=dimension) * np.sqrt(trace / dimension / batch))
+        steps, before, now = steps + 1, now, x @ x / 2
+    return steps - np.log(goal / now) / np.log(before / now)
+
+
+def test_b_crit_of_a_noisy_quadratic_is_the_analytic_one():
+    """At k times the best rate, dL / L = -(2 k - k^2) / (1 + B_noise / B) a step, and B_noise = tr / (2 L). Integrated from
+    L = 1 to L_1 (appendix D.1): S = S_min (1 + B_crit / B) with S_min = log(1 / L_1) / (2 k - k^2) and B_crit =
+    tr / 2 (1 / L_1 - 1) / log(1 / L_1).
+    """
+    goal, trace = 0.25, 4000.0
+    s_min = np.log(1 / goal) / (2 * SLOW - SLOW**2)
+    b_crit = trace / 2 * (1 / goal - 1) / np.log(1 / goal)
+    batches = np.repeat(b_crit * 4.0 ** np.arange(-2, 3), 3)
+    steps = [sgd_on_a_noisy_quadratic(B, goal, trace, seed) for seed, B in enumerate(batches)]
+    found = fit_hyperbola(all_reached(batches, np.array(steps)))
+    assert b_crit in found.b_crit
+    assert found.b_crit.hi95 < 1.3 * found.b_crit.lo95
+    assert found.s_min.value == pytest.approx(s_min, rel=0.05)
+    assert 1.0 in found.exponent
+
+
+def test_the_interval_covers_b_crit():
+    random = np.random.default_rng(0)
+    covered = 0
+    for i in range(40):
+        steps = steps_needed(BATCHES, 100, 30) * np.exp(0.05 * random.normal(size=6))
+        covered += 30 in fit_hyperbola(all_reached(BATCHES, steps), seed=i, draws=60).b_crit
+    assert covered >= 32  # of 38 expected
+
+
+def test_the_lowest_point_of_a_parabola():
+    x = np.array([-1.0, 0.0, 2.0, 3.0])
+    assert lowest(x, 5 + 2 * (x - 0.7) ** 2) == pytest.approx((0.7, 5.0, True))
+    assert lowest(x, x) == (-1.0, -1.0, False)
+    assert lowest([0, 1, 2], [3.0, 1.0, np.inf]) == (1.0, 1.0, True)
+    assert lowest([0, 1, 2], [1.0, 1.0, 1.0])[2] is False
+
+
+def test_laws_are_found():
+    L = np.array([2.6, 2.4, 2.2, 2.0])
+    assert power_law(L, 2e5 * L**-4.8) == pytest.approx((2e5, -4.8))
+    for alpha in (0.5, 1.0):
+        found = learning_rate_law(BATCHES, 0.3 / (1 + 20 / BATCHES) ** alpha)
+        assert found == pytest.approx((0.3, 20, alpha), rel=0.02)
