@@ -238,8 +238,10 @@ class CategoricalPolicy:
 class GaussianPolicy:
     """A diagonal Gaussian whose standard deviations do not depend on the state.
 
-    The unit is half the range of the action space, its centre 0: the environment gets centre + half * clip(a, -1, 1).
-    The log-probability is that of the sample before it was clipped.
+    The unit is half the range of the action space, its centre 0: the environment gets centre + half * clip(a, -1, 1). All
+    samples beyond a bound are one action to it, so their log-probability is that of the whole tail (Fujita & Maeda 2018,
+    "Clipped Action Policy Gradient", eq. 7). The density of the sample itself would give a gradient as unbiased, with
+    more noise: on Pendulum-v1 that noise drove the means to nine times the bound, from where nothing is learnt.
     """
 
     gaussian = True
@@ -249,6 +251,7 @@ class GaussianPolicy:
         with np.errstate(invalid="ignore", over="ignore"):  # infinite bounds, whose results are not taken
             self.centre = np.where(bounded, (low + high) / 2, 0.0).astype(np.float32)
             self.half = np.where(bounded, (high - low) / 2, 1.0).astype(np.float32)
+        self.bound = torch.from_numpy(np.where(bounded, 1.0, np.inf).astype(np.float32).ravel())
         self.low, self.high, self.shape = low, high, low.shape
         self.outputs = low.size
         self.action_shape = (low.size,)
@@ -262,14 +265,21 @@ class GaussianPolicy:
         return head.chunk(2, -1)[0]
 
     def log_prob(self, head: Tensor, actions: Tensor) -> Tensor:
+        """log of the density, or of the tail's probability for samples beyond a bound: (B,), summed over the dimensions."""
         mean, log_std = head.chunk(2, -1)
-        z = (actions - mean) * (-log_std).exp()
-        return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+        bound, scale = self.bound.to(mean.device), (-log_std).exp()
+        z = (actions - mean) * scale
+        density = -0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)
+        above, below = actions >= bound, actions <= -bound
+        beyond = torch.where(above, mean - bound, torch.where(below, -bound - mean, 0.0)) * scale
+        return torch.where(above | below, torch.special.log_ndtr(beyond), density).sum(-1)
 
     def entropy(self, head: Tensor) -> Tensor:
+        """Of the Gaussian, in nats, (B,)."""
         return (head.chunk(2, -1)[1] + HALF_LOG_2PI_E).sum(-1)
 
     def kl(self, old: Tensor, new: Tensor) -> Tensor:
+        """KL(old || new) of the Gaussians, in nats, (B,): what the clipped actions differ by is less."""
         (m, s), (n, t) = old.chunk(2, -1), new.chunk(2, -1)  # means and log standard deviations
         return (t - s + 0.5 * ((2 * (s - t)).exp() + ((m - n) * (-t).exp()).square() - 1)).sum(-1)
 

@@ -36,6 +36,8 @@ PPO: dict[str, Any] = {"lr": 3e-4, "epochs": 10, "minibatches": 8}
 RECIPES: dict[str, dict[str, Any]] = {
     "CartPole-v1": {
         "total_steps": 131_072,
+        "num_envs": 24,
+        "horizon": 88,
         "lam": 0.98,
         "lr": 1.4e-2,
         "value_lr": 3e-3,
