@@ -616,7 +616,9 @@ def test_a_killed_and_interrupted_run_goes_on_to_the_same_bits(plain, monkeypatc
     assert not list(folder.glob(".*.tmp"))
 
 
-def test_stopped_again_and_again(plain, monkeypatch):
+@pytest.mark.parametrize("more", [(), ("--track-noise",)])
+def test_stopped_again_and_again(plain, monkeypatch, more):
+    settings = ("--task", "repeat", *INTEGERS, "--dropout", "0.2", *more)
     asked = iter([5, 6, 20, 39])
     step = training.Training.step
     until = next(asked)
@@ -630,14 +632,15 @@ def test_stopped_again_and_again(plain, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(training.Training, "step", interrupted)
         for then in (*asked, None):
-            assert inline(monkeypatch, "--task", "repeat", *INTEGERS, "--dropout", "0.2", "--name", "a") == 130
+            assert inline(monkeypatch, *settings, "--name", "a") == 130
             assert state_of("a")["step"] == until
             until = then
     handler = signal.getsignal(signal.SIGINT)
-    assert inline(monkeypatch, "--task", "repeat", *INTEGERS, "--dropout", "0.2", "--name", "a") == 0
+    assert inline(monkeypatch, *settings, "--name", "a") == 0
     assert signal.getsignal(signal.SIGINT) == handler
-    assert inline(monkeypatch, "--task", "repeat", *INTEGERS, "--dropout", "0.2", "--name", "b") == 0
+    assert inline(monkeypatch, *settings, "--name", "b") == 0
     assert same_weights("a", "b")
+    assert metrics_of("a") == metrics_of("b")
     assert metrics_of("a") == metrics_of("b")
 
 
@@ -842,6 +845,7 @@ BAD = [
     ((*TINY, "--lr", "nan"), "--lr must be positive"),
     ((*TINY, "--dropout", "1"), "--dropout must be at least 0 and below 1"),
     ((*TINY, "--dropout", "nan"), "--dropout must be at least 0 and below 1"),
+    ((*TINY, "--batch", "5", "--track-noise"), "--track-noise halves the batch, and --batch 5 is odd"),
     ((*TINY, "--smoothing", "-0.1"), "--smoothing must be at least 0 and below 1"),
     ((*TINY, "--decay", "-1"), "--decay must not be negative"),
     ((*TINY, "--decay", "nan"), "--decay"),

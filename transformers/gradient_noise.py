@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
@@ -67,7 +67,7 @@ def ratio_of_means(numerators: ArrayLike, denominators: ArrayLike) -> Interval:
     mean_a, mean_b = a.mean(), b.mean()
     (var_a, cov), (_, var_b) = np.cov(a, b) / n
     value = mean_a / mean_b if mean_b > 0 else np.inf
-    t2 = stats.t.ppf(0.975, n - 1) ** 2
+    t2 = stdtrit(n - 1, 0.975) ** 2
     # p r^2 - 2 q r + c <= 0
     p, q, c = mean_b**2 - t2 * var_b, mean_a * mean_b - t2 * cov, mean_a**2 - t2 * var_a
     root = np.sqrt(max(q * q - p * c, 0.0))

@@ -106,6 +106,23 @@ def integer_figure(metrics: Metrics, by_position: np.ndarray, task: IntegerTask,
         save_figure(figure, path)
 
 
+def noise_figure(metrics: Metrics, context: int, path: Path) -> None:
+    """B_simple against the tokens, and what it is the ratio of; a row whose |G|^2 came out negative has none."""
+    trace, squared_norm = context * metrics["noise_trace"], metrics["noise_squared_norm"]
+    with style():
+        figure, axes = new_figure(2, width=3.7)
+        good = (trace > 0) & (squared_norm > 0)
+        axes[0].plot(metrics["tokens"][good], trace[good] / squared_norm[good], ".-", color=PALETTE[0])
+        axes[0].set(ylabel="B_simple (tokens)", title=f"gradient noise scale, {good.sum()} of {len(good)} rows")
+        for values, label, color in ((trace, "tr Σ of a token", PALETTE[1]), (squared_norm, "|G|²", PALETTE[2])):
+            axes[1].plot(metrics["tokens"], np.where(values > 0, values, np.nan), ".-", color=color, label=label)
+        axes[1].set(ylabel="squared norm of a gradient", title="noise and signal")
+        axes[1].legend()
+        for ax in axes:
+            ax.set(xlabel="training tokens", xscale="log", yscale="log")
+        save_figure(figure, path)
+
+
 def attention_maps(model: Decoder, tokens: Tensor) -> list[np.ndarray]:
     """The attention weights of each layer for one sequence (T,): arrays (H, T, T), row = the token that looks."""
     maps: list[np.ndarray] = []

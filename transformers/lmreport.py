@@ -9,6 +9,7 @@ import torch
 from anchors import longest_match
 from common.run import Run, read_metrics, write_text
 from evaluation import bits_per_character, evaluating, score_integers, token_losses
+from noise_tracking import noise_summary
 from sample import generate
 from tasks import INTEGER_TASKS, IntegerTask, mix
 from training import Text, Training
@@ -91,6 +92,11 @@ def report(run: Run, training: Training, text: Text | None, to_beat: dict[str, A
     import lmplots  # here: what ends earlier needs no figures
 
     metrics = read_metrics(run.folder / "metrics.csv")
+    noise: dict[str, Any] = {}
+    if training.tracker:
+        context = training.model.shape.context
+        noise = noise_summary(metrics, context)
+        lmplots.noise_figure(metrics, context, run.folder / "noise")
     if text is None:
         assert isinstance(training.task, IntegerTask)
         numbers, by_position = integer_summary(training, training.task)
@@ -106,4 +112,4 @@ def report(run: Run, training: Training, text: Text | None, to_beat: dict[str, A
             f"longest verbatim match of this sample with the training text: {numbers['sample_longest_match']} "
             f"characters, {numbers['sample_longest_match_text']!r}"
         )
-    return numbers
+    return numbers | noise

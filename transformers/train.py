@@ -63,6 +63,8 @@ SOURCES = (
     "corpora",
     "vocabulary",
     "training",
+    "noise_tracking",
+    "gradient_noise",
     "evaluation",
     "anchors",
 )
@@ -133,6 +135,8 @@ class Config:
     """decoupled weight decay of the blocks' matrices"""
     smoothing: float = 0.0
     """label smoothing of the training loss (Vaswani et al. 2017, section 5.4, used 0.1)"""
+    track_noise: bool = False
+    """measure the gradient noise scale on the way, from the halves of every fourth batch"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """of activations and products; auto: bf16 where the processor is made for it. Evaluation is in fp32"""
 
@@ -194,6 +198,8 @@ def resolve(config: Config) -> Config:
             raise BadInput(f"--{name} must be at least 0 and below 1, not {getattr(config, name)}")
     if not (config.decay >= 0 and math.isfinite(config.decay)):
         raise BadInput(f"--decay must not be negative or infinite, and it is {config.decay}")
+    if config.track_noise and (config.batch or 0) % 2:
+        raise BadInput(f"--track-noise halves the batch, and --batch {config.batch} is odd")
     if integers:
         check_integers(config.task, config.length or 0, config.vocab or 0)
     return config
@@ -354,6 +360,8 @@ def train(run: Run, training: Training, plan: Plan, dtype: torch.dtype) -> Progr
     if state:
         training.model.load_state_dict(state["model"])
         training.optimizer.load_state_dict(state["optimizer"])
+        if training.tracker:
+            training.tracker.load(state["noise"])
         done, spent, before = state["step"], state["seconds"], state["minutes"]
         total = state["total"].to(training.device)
         print(f"going on at step {done:,}")
@@ -367,7 +375,8 @@ def train(run: Run, training: Training, plan: Plan, dtype: torch.dtype) -> Progr
         state = checkpoint_state(training.model, vocabulary, training.config.task)
         now = time.perf_counter()
         clock = {"seconds": spent + now - began, "minutes": before + (now - STARTED) / 60}
-        run.save(step, {**state, **clock, "optimizer": training.optimizer.state_dict(), "total": total})
+        more = {"noise": training.tracker.state()} if training.tracker else {}
+        run.save(step, {**state, **clock, **more, "optimizer": training.optimizer.state_dict(), "total": total})
 
     with Interrupt() as stop, tqdm(total=steps, initial=done, unit="step", smoothing=0.05) as bar:
         while done < steps:
@@ -394,6 +403,7 @@ def train(run: Run, training: Training, plan: Plan, dtype: torch.dtype) -> Progr
                     minutes=before + (time.perf_counter() - STARTED) / 60,
                     train_loss=loss,
                     **columns,
+                    **(training.tracker.take() if training.tracker else {}),
                 )
                 bar.set_postfix_str(f"train {loss:.3f}, validation {columns['val_loss']:.3f}", refresh=False)
                 total, since = torch.zeros_like(total), done

@@ -19,6 +19,7 @@ from decoder import Decoder, Shape, parts_of
 from evaluation import window_losses
 from kernels import kernels_for
 from muon import Optimizer, inverse_sqrt, trapezoid
+from noise_tracking import NoiseTracker
 from tasks import IntegerTask, TextTask, mix
 from vocabulary import Vocabulary, build
 
@@ -105,6 +106,7 @@ class Training:
         with_muon = not self.paper and "muon" not in config.without
         rates = dict.fromkeys(MUON_RATES, PAPER_RATE) if self.paper else MUON_RATES if with_muon else ADAM_RATES
         self.optimizer = Optimizer(self.model, rates, config.decay, with_muon, dtype)
+        self.tracker = NoiseTracker(self.model, config.batch or 0) if config.track_noise else None
 
     @property
     def tokens_per_step(self) -> int:
@@ -129,11 +131,18 @@ class Training:
         if self.model.shape.dropout:  # a resumed run draws what this one would have
             torch.manual_seed(mix(self.config.seed + 1, -2 - step))
         inputs, targets = self.data(step)
-        logits = self.model(inputs)
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), label_smoothing=self.config.smoothing)
-        loss.backward()
+        if self.tracker and self.tracker.due(step):
+            loss = self.tracker.backward(self.loss, inputs, targets)
+        else:
+            loss = self.loss(inputs, targets)
+            loss.backward()
         self.optimizer.step(step, self.scale(step, steps))
         return loss.detach()
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean nats per token."""
+        logits = self.model(inputs)
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), label_smoothing=self.config.smoothing)
 
 
 def calibrate(config: "Config", text: Text | None, device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
