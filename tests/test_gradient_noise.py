@@ -179,6 +179,7 @@ def test_hessian_moments_are_those_of_the_hessian_written_out():
     at = flat(p.detach() for p in parameters)
     assert float(loss_at(at)) == pytest.approx(float(loss_of(model, curvature).detach()), rel=1e-5)
     H = torch.autograd.functional.hessian(loss_at, at)
+    assert isinstance(H, torch.Tensor)
     each = torch.stack([flat(gradient(model, part)) for part in parts_of_batch(data, 60)])
     covariance = torch.cov(each.T)
     mean = each.mean(0)

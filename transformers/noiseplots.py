@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 from common.plots import PALETTE, new_figure, save_figure, sequence, style
 from critical_batch import power_law
@@ -27,6 +28,13 @@ def error(ax: Axes, x: float, interval: Interval, color: object, mark: str, labe
     )
 
 
+def plain_ticks(ax: Axes) -> None:
+    """Logarithmic axes: labels at powers of ten where there are two at least, so that no two labels meet."""
+    for axis, limits in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+        if axis.get_scale() == "log" and abs(math.log10(limits[1] / limits[0])) > 1.2:
+            axis.set_minor_formatter(NullFormatter())
+
+
 def once(ax: Axes, **where: object) -> None:
     """A legend that names everything one time."""
     handles, labels = ax.get_legend_handles_labels()
@@ -43,6 +51,8 @@ def overview(arms: Sequence[ArmResult], path: Path) -> None:
         trade_off(axes[0], base)
         scatter(axes[1], arms)
         against_loss(axes[2], base)
+        for ax in axes:
+            plain_ticks(ax)
         save_figure(figure, path)
 
 
@@ -128,6 +138,8 @@ def prediction_panels(arms: Sequence[ArmResult], sizes: Sequence[ArmResult], pat
         rates(axes[1], arms)
         units(axes[2], arms[0])
         parameters(axes[3], arms[0])
+        for ax in axes:
+            plain_ticks(ax)
         for ax in axes[:3]:
             if ax.get_legend_handles_labels()[1]:
                 once(ax, loc="best", fontsize=7)
