@@ -2,7 +2,7 @@
 
 What McCandlish et al. 2018, appendix A.3, ask for: per batch size and loss, the fewest steps over learning rates. Rates are
 constant after a short warm-up, so that no schedule knows how long the run will be; there is no dropout and no decay, and
-texts are read for less than about one epoch, so that every batch is a fresh sample of one distribution. The loss is that of
+texts are read for about one epoch at most, so that every batch is a fresh sample of one distribution. The loss is that of
 fixed windows of it. Adam's beta2 keeps its half-life in tokens: with one fixed beta2, small batches would look worse than
 they are (Marek et al. 2025).
 """
@@ -23,7 +23,7 @@ from decoder import Decoder, Shape, parts_of
 from evaluation import window_losses
 from gradient_noise import Batch, loss_of
 from kernels import FAST, Kernels
-from muon import Optimizer
+from muon import MOMENTUM_WARMUP, Optimizer
 from tasks import EVALUATION, INTEGER_TASKS, IntegerTask, TextTask, mix
 from training import ADAM_RATES, MUON_RATES
 from vocabulary import build
@@ -35,11 +35,11 @@ WITHOUT = ("ngrams", "shift", "shortcut")
 LENGTHS = {"ascending": 32, "repeat": 32, "induction": 64}  # n; texts have `Arm.context`
 VOCABULARIES = {"ascending": 64, "repeat": 64, "induction": 256}
 BETA1, BETA2, BETA2_BATCH = 0.9, 0.99, 16  # Adam: beta2 at batches of so many sequences
-LEAST_BETA2 = 0.5
+LEAST_BETA2 = 0.9  # below beta1^2, rows with rare gradients would take unbounded steps
 MOMENTUM = 0.9  # of SGD
 WARMUP = 10  # steps
 HELD_WINDOWS = 128  # that the loss is measured on
-FIRST_TOKENS, GROWTH = 4_096, 1.05  # the first measurement of a loss, and the factor from each to the next
+FIRST_TOKENS, GROWTH = 2_048, 1.06  # the first measurement of a loss, and the factor from each to the next
 PATIENCE = 1.6  # times the steps of the best rate so far, after which another rate has lost
 FURTHEST = 7  # powers of two from the first guess that a rate may lie
 DIVERGED = 1.5  # times the loss of the untrained net
@@ -113,7 +113,7 @@ class Problem:
 
 
 def beta2(batch: int) -> float:
-    """Adam's beta2 for a batch of so many sequences, with the half-life in tokens of BETA2 at BETA2_BATCH."""
+    """Adam's beta2 for a batch of so many sequences: the half-life in tokens of BETA2 at BETA2_BATCH, but for LEAST_BETA2."""
     return max(LEAST_BETA2, BETA2 ** (batch / BETA2_BATCH))
 
 
@@ -135,7 +135,7 @@ class Stepper:
         """Update number `step`, from 0, with the gradients that lie in `.grad`, which are cleared."""
         rate *= min(1.0, (step + 1) / WARMUP)
         if self.other is not None:
-            self.other.step(step, rate)
+            self.other.step(step + MOMENTUM_WARMUP, rate)  # Muon's momentum too is constant
             return
         assert self.sgd is not None
         for group in self.sgd.param_groups:
@@ -161,7 +161,7 @@ class Trial:
 
     rate: float
     steps: list[float]
-    """per goal: the step at which the loss was reached; infinite where it was not"""
+    """per goal: the step, of full rate, at which the loss was reached; infinite where it was not"""
     made: int = 0
     """steps in all"""
     curve: list[tuple[int, float]] = field(default_factory=list)
@@ -174,20 +174,33 @@ def next_check(step: int, tokens_per_step: int) -> int:
     return max(math.ceil(FIRST_TOKENS / tokens_per_step), step + 1, math.ceil(step * GROWTH))
 
 
-def crossing(curve: list[tuple[int, float]], goal: float) -> float:
-    """The step at which the loss fell to `goal`, between two measurements straight in log(step); infinite before that.
+def full_steps(step: float) -> float:
+    """`step` steps counted by their rates: those of the warm-up by their fractions of the full one.
 
-    The loss counts as reached when two measurements in a row are at or below it: one alone may be luck.
+    Else the warm-up, which is as long for every batch, would pass for steps that no batch can save.
     """
-    for i in range(len(curve) - 1):
+    return step - (WARMUP - 1) / 2 if step >= WARMUP else step * (step + 1) / (2 * WARMUP)
+
+
+def crossing(curve: list[tuple[int, float]], goal: float) -> float:
+    """The step, of full rate, at which the loss fell to `goal`, straight between two measurements; infinite before that.
+
+    The loss counts as reached when two measurements in a row are at or below it: one alone may be luck. The first of
+    `curve` is the untrained net's.
+    """
+    for i in range(1, len(curve) - 1):
         (step, loss), (_, after) = curve[i], curve[i + 1]
         if loss <= goal and after <= goal:
-            if i == 0:
-                return float(step)
             earlier, above = curve[i - 1]
-            share = (above - goal) / (above - loss)
-            return float(earlier * (step / earlier) ** share)
+            share = (above - goal) / (above - loss) if above > goal else 0.0
+            return full_steps(earlier + share * (step - earlier))
     return math.inf
+
+
+def loss_at(curve: list[tuple[int, float]], step: float) -> float:
+    """The loss of a run at `step`, straight between measurements; its last one beyond them."""
+    steps, losses = zip(*curve, strict=True)
+    return float(np.interp(step, steps, losses))
 
 
 def train_to(
@@ -197,17 +210,20 @@ def train_to(
     goals: list[float],
     limits: list[float],
     seed: int = 0,
+    leader: list[tuple[int, float]] | None = None,
     at_goal: Callable[[int, Decoder, Stepper, int], None] | None = None,
 ) -> Trial:
     """Train until every goal is reached, or its limit of steps passed, or the loss has left all bounds.
 
-    `goals` must descend. `at_goal(goal's number, model, stepper, step)` is called at the first measurement of each.
+    `goals` must descend. `leader` is the curve of a better run: this one ends when it is PATIENCE times behind.
+    `at_goal(goal's number, model, stepper, step)` is called when a goal counts as reached, of several at once for the
+    last alone: they would be measured on one net.
     """
     model = problem.model(seed)
     stepper = Stepper(model, problem.arm.optimizer, batch, problem.dtype)
     data = problem.batches(batch, seed)
-    worst = DIVERGED * math.log(problem.vocabulary)
-    trial = Trial(rate, [math.inf] * len(goals))
+    untrained = problem.loss(model)
+    trial = Trial(rate, [math.inf] * len(goals), curve=[(0, untrained)])
     check = next_check(0, batch * problem.context)
     told, began = 0, time.perf_counter()
     while True:
@@ -218,16 +234,19 @@ def train_to(
             continue
         check = next_check(trial.made, batch * problem.context)
         loss = problem.loss(model)
-        if not loss < worst:  # nan too
+        if not loss < DIVERGED * untrained:  # nan too
             trial.curve.append((trial.made, math.inf))
             break
         trial.curve.append((trial.made, loss))
         trial.steps = [crossing(trial.curve, goal) for goal in goals]
-        while at_goal and told < len(goals) and trial.steps[told] < math.inf:
-            at_goal(told, model, stepper, trial.made)
-            told += 1
-        open_goals = [i for i, steps in enumerate(trial.steps) if steps == math.inf]
-        if all(trial.made > limits[i] for i in open_goals):
+        reached = sum(steps < math.inf for steps in trial.steps)
+        if at_goal and reached > told:
+            told = reached
+            at_goal(told - 1, model, stepper, trial.made)
+        if all(trial.made > limits[i] for i in range(reached, len(goals))):
+            break
+        behind = leader is not None and trial.made > 2 * WARMUP and loss > loss_at(leader, trial.made / PATIENCE)
+        if behind:
             break
     trial.seconds = time.perf_counter() - began
     return trial
@@ -247,27 +266,40 @@ def tune(
         reached = {k: trial.steps[goal] for k, trial in trials.items() if trial.steps[goal] < math.inf}
         return min(reached, key=lambda k: reached[k]) if reached else None
 
+    def nearest() -> int:
+        """Where nothing is reached yet: the run that came nearest; the lowest rate, if all have diverged."""
+        return min(trials, key=lambda k: (trials[k].curve[-1][1], k), default=0)
+
     def wanted() -> list[int]:
-        middles = [k for k in map(best, range(len(goals))) if k is not None]
-        if not middles:  # none has reached anything yet: towards the one that came nearest; down, if all have diverged
-            middles = [min(trials, key=lambda k: (trials[k].curve[-1][1], k), default=0)]
+        middles = [k for k in map(best, range(len(goals))) if k is not None] or [nearest()]
         near = dict.fromkeys(k + side for k in middles for side in (0, 1, -1))
         return [k for k in near if k not in trials and abs(k) <= FURTHEST]
 
     while missing := wanted():
         leaders = [best(goal) for goal in range(len(goals))]
         limits = [
-            budget if k is None else min(budget, PATIENCE * trials[k].steps[goal]) for goal, k in enumerate(leaders)
+            budget if k is None else min(budget, PATIENCE * trials[k].steps[goal] + WARMUP)
+            for goal, k in enumerate(leaders)
         ]
-        trials[missing[0]] = train_to(problem, batch, start * 2.0 ** missing[0], goals, limits, seed)
+        # For goals that nothing has reached, the run that got furthest sets the pace.
+        pace = trials[nearest()].curve if trials and None in leaders else None
+        usable = pace if pace and math.isfinite(pace[-1][1]) else None
+        trials[missing[0]] = train_to(problem, batch, start * 2.0 ** missing[0], goals, limits, seed, usable)
     return [trials[k] for k in sorted(trials)]
 
 
 def tune_cell(
-    arm: dict[str, Any], batch: int, start: float, goals: list[float], most_tokens: float, seed: int, root: str
+    arm: dict[str, Any],
+    batch: int,
+    start: float,
+    goals: list[float],
+    most_tokens: float,
+    seed: int,
+    root: str,
+    device: str,
 ) -> dict[str, Any]:
     """`tune` as a job of common/pool.py: plain values in, plain values out, infinite steps as None."""
-    problem = Problem(Arm(**arm), Path(root), torch.device("cpu"), torch.float32)
+    problem = Problem(Arm(**arm), Path(root), torch.device(device), torch.float32)
     began = time.perf_counter()
     trials = tune(problem, batch, start, goals, most_tokens, seed)
     rows = [

@@ -5,16 +5,19 @@ E = B S examples. To reach one loss, (S / S_min - 1) (E / E_min - 1) = 1 (eq. 2.
 which is the same as S = S_min (1 + B_crit / B).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import least_squares
+from scipy.special import stdtrit
 
 from gradient_noise import Interval
 
 Array = NDArray[np.float64]
-DRAWS = 400  # of a bootstrap
+STEP_ERROR = 0.01  # relative: how well the steps to a loss are known at best
+SPAN = 7.0  # powers of e beyond the batches at which B_crit is looked for
 WIDEST = 12.0  # powers of e: how far S_min and B_crit may lie from what the runs span
 
 
@@ -71,28 +74,61 @@ def fit_steps(runs: Runs, free: bool = False) -> tuple[float, float, float]:
     return float(found[0]), float(found[1]), float(found[2]) if free else 1.0
 
 
-def fit_hyperbola(runs: Runs, seed: int = 0, draws: int = DRAWS) -> Hyperbola:
-    """S_min and B_crit with 95% intervals from a bootstrap of the residuals, which need no second seed.
+def levels(runs: Runs, log_shape: Array) -> tuple[Array, Array]:
+    """The best log S_min and its sum of squared errors, for many curves log(1 + …) = `log_shape` (…, n) at once."""
+    y = np.log(runs.steps) - log_shape
+    counted = np.broadcast_to(runs.reached, y.shape)
+    level = (y * counted).sum(-1) / counted.sum(-1)
+    for _ in range(20):  # a run that was cut off counts while it lies above the curve, which moves the curve
+        counted = runs.reached | (y > level[..., None])
+        level = (y * counted).sum(-1) / counted.sum(-1)
+    counted = runs.reached | (y > level[..., None])
+    return level, ((y - level[..., None]) ** 2 * counted).sum(-1)
 
-    Each draw adds to the fitted log S of every run that arrived the residual of a random one, blown up by
-    sqrt(n / (n - 2)) for the two numbers that were fitted; what was cut off stays cut off. ValueError as in `fit_steps`.
+
+def fit_hyperbola(runs: Runs) -> Hyperbola:
+    """S_min, B_crit and the free exponent with 95% profile intervals: ValueError as in `fit_steps`.
+
+    An interval holds the values at which the least sum of squares of log S is not worse than an F-test allows. A bootstrap
+    of three to ten points is too narrow, or has no width at all, and cannot say that B_crit has no upper end, as where S
+    is proportional to 1 / B throughout. The fits are no better than STEP_ERROR, to which steps are known.
     """
     s_min, b_crit, _ = fit_steps(runs)
-    enough = runs.reached.sum() > 3
-    exponent = fit_steps(runs, free=True)[2] if enough else np.nan
-    model = np.log(steps_needed(runs.batch, s_min, b_crit))
-    residuals = (np.log(runs.steps) - model)[runs.reached]
-    n, random = len(residuals), np.random.default_rng(seed)
-    blown = (residuals - residuals.mean()) * np.sqrt(n / max(n - 2, 1))
-    found = []
-    for _ in range(draws):
-        steps = np.where(runs.reached, np.exp(model + random.choice(blown, len(runs))), runs.steps)
-        drawn = Runs(runs.batch, steps, runs.reached)
-        found.append((*fit_steps(drawn)[:2], fit_steps(drawn, free=True)[2] if enough else np.nan))
-    low, high = np.quantile(np.array(found), (0.025, 0.975), axis=0)
-    values = (s_min, b_crit, exponent)
-    first, second, third = (Interval(float(v), float(a), float(b)) for v, a, b in zip(values, low, high, strict=True))
-    return Hyperbola(first, second, third, float(np.sqrt((residuals**2).mean())))
+    n = int(runs.reached.sum())
+    log_b = np.linspace(np.log(runs.batch.min()) - SPAN, np.log(runs.batch.max()) + SPAN, 800)
+    gap = log_b[:, None] - np.log(runs.batch)  # (800, n)
+    level, squares = levels(runs, np.log1p(np.exp(gap)))
+    least = float(squares.min())
+    allowed = least + allowance(least, n, 2)
+    inside = squares <= allowed
+    b_interval = Interval(b_crit, *ends(log_b, inside))
+    width = np.sqrt(np.maximum(allowed - squares, 0) / n)
+    s_interval = Interval(
+        s_min, float(np.exp((level - width)[inside].min())), float(np.exp((level + width)[inside].max()))
+    )
+    exponent = Interval(math.nan, math.nan, math.nan)
+    if len(set(runs.batch[runs.reached])) > 3:
+        log_a = np.linspace(np.log(0.1), np.log(10.0), 61)
+        free = levels(runs, np.log1p(np.exp(np.exp(log_a)[:, None, None] * gap[::4])))[1].min(1)  # over B_crit
+        value = fit_steps(runs, free=True)[2]
+        exponent = Interval(value, *ends(log_a, free <= free.min() + allowance(float(free.min()), n, 3)))
+    return Hyperbola(s_interval, b_interval, exponent, math.sqrt(least / n))
+
+
+def allowance(least: float, n: int, unknowns: int) -> float:
+    """How far the sum of squares may exceed `least` in a 95% interval of one unknown; infinite without a spare run."""
+    spare = n - unknowns
+    if spare < 1:
+        return math.inf
+    return max(least, n * STEP_ERROR**2) / spare * float(stdtrit(spare, 0.975)) ** 2
+
+
+def ends(grid: Array, inside: NDArray[np.bool_]) -> tuple[float, float]:
+    """exp of the first and last point of `grid` that is inside; 0 and infinity where that is the grid's own end."""
+    which = np.flatnonzero(inside)
+    low = 0.0 if which[0] == 0 else float(np.exp(grid[which[0] - 1]))
+    high = math.inf if which[-1] == len(grid) - 1 else float(np.exp(grid[which[-1] + 1]))
+    return low, high
 
 
 def lowest(x: ArrayLike, y: ArrayLike) -> tuple[float, float, bool]:
@@ -123,28 +159,25 @@ def power_law(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None) -> t
     return float(np.exp(log_a)), float(b)
 
 
-def learning_rate_law(batch: ArrayLike, rates: ArrayLike) -> tuple[float, float, float]:
-    """eps_max, B* and alpha of the tuned rate eps(B) = eps_max / (1 + B* / B)^alpha, by least squares of log eps.
+def learning_rate_law(batch: ArrayLike, rates: ArrayLike, groups: ArrayLike) -> tuple[float, Interval]:
+    """B* and alpha of tuned rates eps(B) = eps_max / (1 + B* / B)^alpha, with an eps_max for each of the `groups` of runs.
 
-    McCandlish et al. 2018, eq. 2.7 with alpha = 1, for SGD; appendix A.2 expects 0.5 to 1 for Adam. Where the batches stay
-    on one side of B*, only eps_max / B*^alpha and alpha, or only eps_max, are well determined.
+    McCandlish et al. 2018, eq. 2.6 with alpha = 1, for SGD; appendix A.2 expects 0.5 to 1 for Adam. The interval of alpha
+    is a 95% profile interval over B*, in which all runs of one batch size count as one. Where the batches stay on one
+    side of B*, alpha is hardly determined, and the interval says so.
     """
-    B, log_rate = np.asarray(batch, float), np.log(np.asarray(rates, float))
-    best: tuple[float, Array] | None = None
-    for start in np.log(B.min()) + np.linspace(-1, 1, 3) * np.ptp(np.log(B)):
-        for alpha in (0.3, 0.6, 1.0):
-
-            def errors(x: Array) -> Array:
-                return x[0] - np.exp(x[2]) * np.log1p(np.exp(x[1]) / B) - log_rate
-
-            guess = [log_rate.max(), start, np.log(alpha)]
-            bounds = (
-                [log_rate.min() - 2, np.log(B.min()) - 5, np.log(0.01)],
-                [log_rate.max() + 10, np.log(B.max()) + 7, np.log(3.0)],
-            )
-            found = least_squares(errors, np.clip(guess, *bounds), bounds=bounds)
-            if best is None or found.cost < best[0]:
-                best = (float(found.cost), found.x)
-    assert best is not None
-    eps, b, a = np.exp(best[1])
-    return float(eps), float(b), float(a)
+    B, log_rate, which = np.asarray(batch, float), np.log(np.asarray(rates, float)), np.asarray(groups)
+    log_b = np.linspace(np.log(B.min()) - 4, np.log(B.max()) + 4, 161)
+    alpha = np.linspace(0, 3, 301)
+    shape = -alpha[:, None, None] * np.log1p(np.exp(log_b[:, None] - np.log(B)))  # (alpha, B*, n)
+    squares = np.zeros(shape.shape[:2])
+    for group in np.unique(which):
+        error = log_rate[which == group] - shape[..., which == group]
+        squares += ((error - error.mean(-1, keepdims=True)) ** 2).sum(-1)
+    best = squares.min(1)
+    i, j = np.unravel_index(squares.argmin(), squares.shape)
+    share = len(set(B)) / len(B)  # runs of one batch size share their trials
+    inside = np.flatnonzero(share * best <= share * best.min() + allowance(share * float(best.min()), len(set(B)), 3))
+    low, high = alpha[inside[0]], alpha[inside[-1]]
+    at_end = inside[-1] == len(alpha) - 1
+    return float(np.exp(log_b[j])), Interval(float(alpha[i]), float(low), math.inf if at_end else float(high))

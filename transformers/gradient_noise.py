@@ -20,6 +20,7 @@ from torch.func import functional_call, grad, vmap
 
 Array = NDArray[np.float64]
 Batch = tuple[Tensor, Tensor]  # inputs and targets, (B, T) each
+IGNORED = -100  # as a target: this token's loss does not count
 EXAMPLES_AT_ONCE = 16  # whose gradients are held in memory together
 
 
@@ -115,9 +116,9 @@ def token_correlation(contexts: ArrayLike, sequences: ArrayLike) -> tuple[float,
 
 
 def loss_of(model: nn.Module, batch: Batch) -> Tensor:
-    """Mean nats per token."""
+    """Mean nats per token that is not IGNORED."""
     inputs, targets = batch
-    return F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+    return F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
 
 def gradient(model: nn.Module, batch: Batch) -> list[Tensor]:

@@ -1,8 +1,9 @@
 """What is measured on a net at the moment when it reaches a loss: its noise scales, and the batch that it bears from there.
 
-The second half is the branched training of Merrill et al. 2025: copies of the net and its optimiser go on for some tokens
-with larger and smaller batches, the rate in step with them. The largest batch that ends no worse than the best one, but for
-a tolerance, is a measurement of the critical batch size that assumes nothing about gradients.
+The second half is branched training, after Merrill et al. 2025: copies of the net and its optimiser go on for the same
+number of tokens with larger and smaller batches, the rate in step with them. It measures a critical batch size that assumes
+nothing about gradients. Merrill et al. ask for the largest batch that loses no more than a tolerance; to compare with the
+theory, the noise scale is taken here that explains how their progress falls with the batch.
 """
 
 import copy
@@ -16,14 +17,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from batch_sweep import Arm, Problem, Stepper, train_to
+from batch_sweep import WARMUP, Arm, Problem, Stepper, train_to
+from critical_batch import SPAN, allowance, ends
 from decoder import Decoder
-from gradient_noise import Interval, Squares, hessian_moments, loss_of, measure
+from gradient_noise import IGNORED, Batch, Interval, Squares, hessian_moments, loss_of, measure
 from kernels import PLAIN
+from tasks import mix
 
 MEASURED = 1 << 20  # the seeds of what is measured on; training has those below
-TOLERANCE = 0.01  # nats, Merrill et al. 2025
-WINDOW = 0.5  # of the tokens seen so far: how long branches are trained
+WINDOW = 0.25  # of the tokens seen so far: how long branches are trained
+LEAST_STEPS = 4  # of a branch: fewer measure how its optimiser starts
 DIVERGED_LOSS = 100.0  # nats, of a branch whose loss is no number
 LAST = (0.8, 0.9, 1.0)  # of a branch: where its loss is measured; the mean counts
 
@@ -41,8 +44,12 @@ class Effort:
     hessian_repeats: int = 6
     hessian_sequences: int = 64
     """in 16 parts, and as many again for the Hessian"""
-    branches: tuple[float, ...] = (0.25, 1.0, 4.0, 16.0, 64.0)
+    branches: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
     """batches of the branches, as factors on that of the run"""
+    branch_seeds: int = 2
+    """orders of the data that each branch is trained with"""
+    positions: tuple[int, ...] = (4, 8, 16, 32, 64)
+    """predicted tokens of each sequence for which B_simple is measured too, at the last loss"""
 
 
 def branch_losses(
@@ -52,7 +59,7 @@ def branch_losses(
     batch: int,
     rate: float,
     step: int,
-    factors: tuple[float, ...],
+    how: Effort,
     seed: int,
 ) -> list[tuple[int, float]]:
     """(batch, loss) after WINDOW more tokens with each batch `factor` x `batch`, from a net that `step` steps have trained.
@@ -61,44 +68,46 @@ def branch_losses(
     """
     found = []
     tokens = WINDOW * step * batch * problem.context
-    for factor in factors:
+    for factor in how.branches:
         size = round(factor * batch)
-        steps = round(tokens / (size * problem.context))
-        if size < 1 or steps < 5:  # a branch of a few steps measures its optimiser's start
+        steps = round(tokens / (size * problem.context)) if size else 0
+        if steps < LEAST_STEPS:
             continue
-        branch = copy.deepcopy(model)
-        stepper = Stepper(branch, problem.arm.optimizer, size, problem.dtype)
-        stepper.load(copy.deepcopy(state), size)
         scaled = rate * (factor if problem.arm.optimizer == "sgd" else math.sqrt(factor))
-        data = problem.batches(size, MEASURED + 1 + seed)
-        checks = [max(1, round(share * steps)) for share in LAST]
         losses = []
-        for i in range(steps):
-            loss_of(branch, data(i)).backward()
-            stepper.step(step + i, scaled)
-            losses += [problem.loss(branch)] * checks.count(i + 1)
-        found.append((size, float(np.nan_to_num(np.mean(losses), nan=DIVERGED_LOSS, posinf=DIVERGED_LOSS))))
+        for order in range(how.branch_seeds):
+            branch = copy.deepcopy(model)
+            stepper = Stepper(branch, problem.arm.optimizer, size, problem.dtype)
+            stepper.load(copy.deepcopy(state), size)
+            data = problem.batches(size, MEASURED + 8 + how.branch_seeds * seed + order)
+            checks = [max(1, round(share * steps)) for share in LAST]
+            for i in range(steps):
+                loss_of(branch, data(i)).backward()
+                stepper.step(WARMUP + i, scaled)
+                losses += [problem.loss(branch)] * checks.count(i + 1)
+        mean = float(np.mean(losses))
+        found.append((size, mean if math.isfinite(mean) else DIVERGED_LOSS))
     return found
 
 
-def local_critical_batch(branches: list[tuple[int, float]], tolerance: float = TOLERANCE) -> Interval:
-    """The largest batch whose branch ends within `tolerance` of the best branch's loss, straight in log(batch) between two.
+def branched_noise(branches: list[tuple[int, float]], start: float) -> Interval:
+    """The B_noise with which the branches' progress from the loss `start` fits best: it falls by 1 / (1 + B / B_noise).
 
-    The interval is the bracket: the last batch within it and the first outside. It has no upper end where none was outside.
+    That is eq. 2.7 of McCandlish et al. 2018 per token. Least squares with a 95% profile interval, from the batch that made
+    most progress on; smaller ones suffer from the noise floor of a constant rate, which the law does not know. nan for
+    fewer than three branches, or where none made progress.
     """
-    sizes = np.array([size for size, _ in branches], float)
-    losses = np.array([loss for _, loss in branches])
-    order = np.argsort(sizes)
-    sizes, losses = sizes[order], losses[order]
-    losses = np.where(np.isfinite(losses), losses, np.inf)
-    best = int(np.argmin(losses))
-    outside = [i for i in range(best + 1, len(sizes)) if losses[i] > losses[best] + tolerance]
-    if not outside:
-        return Interval(float(sizes[-1]), float(sizes[-1]), math.inf)
-    i = outside[0]
-    share = (losses[best] + tolerance - losses[i - 1]) / (losses[i] - losses[i - 1])
-    value = sizes[i - 1] * (sizes[i] / sizes[i - 1]) ** share
-    return Interval(float(value), float(sizes[i - 1]), float(sizes[i]))
+    sizes, losses = np.array(sorted(branches), float).reshape(-1, 2).T
+    gains = start - losses
+    if not len(gains) or gains.max() <= 0 or len(gains) - gains.argmax() < 3:
+        return Interval(math.nan, math.nan, math.nan)
+    B, gains = sizes[gains.argmax() :], gains[gains.argmax() :] / gains.max()
+    grid = np.linspace(np.log(B[0]) - SPAN, np.log(B[-1]) + SPAN, 800)
+    law = 1 / (1 + B / np.exp(grid)[:, None])
+    scale = (law * gains).sum(1) / (law * law).sum(1)
+    squares = ((gains - scale[:, None] * law) ** 2).sum(1)
+    inside = squares <= squares.min() + allowance(float(squares.min()), len(B), 2)
+    return Interval(float(np.exp(grid[squares.argmin()])), *ends(grid, inside))
 
 
 def plain_copy(model: Decoder) -> Decoder:
@@ -108,53 +117,65 @@ def plain_copy(model: Decoder) -> Decoder:
     return twin.eval()
 
 
+def only_some(batch: Batch, positions: int, random: torch.Generator) -> Batch:
+    """The batch with a loss on `positions` randomly chosen tokens of each sequence alone, all of which keep their context."""
+    inputs, targets = batch
+    order = torch.rand(targets.shape, generator=random).argsort(1).to(targets.device)
+    return inputs, torch.where(order < positions, targets, IGNORED)
+
+
 def measure_cell(
     arm: dict[str, Any],
     batch: int,
     rate: float,
+    levels: list[float],
     goals: list[float],
     most_tokens: float,
-    contexts: list[int],
     effort: dict[str, Any],
     seed: int,
     root: str,
+    device: str,
 ) -> dict[str, Any]:
-    """A job of common/pool.py: train with one batch and rate, and measure at every goal that is reached.
+    """A job of common/pool.py: train with one batch and rate, and measure whenever a level is reached.
 
-    `contexts`: lengths at which B_simple is measured too, at the last goal, for texts.
+    `levels` are losses, descending, the `goals` among them; the others only show how the noise came to be what it is.
     """
-    problem = Problem(Arm(**arm), Path(root), torch.device("cpu"), torch.float32)
-    how = Effort(**{**effort, "branches": tuple(effort["branches"])})
+    problem = Problem(Arm(**arm), Path(root), torch.device(device), torch.float32)
+    how = Effort(**{**effort, **{name: tuple(effort[name]) for name in ("branches", "positions")}})
     found: list[dict[str, Any]] = []
     began = time.perf_counter()
 
-    def squares(model: Decoder, context: int | None = None) -> dict[str, Any]:
-        draw = problem.batches(how.big, MEASURED + seed, context)
-        return stored(measure(model, (draw(i) for i in range(how.repeats)), how.parts))
+    def squares(model: Decoder, positions: int | None = None) -> dict[str, Any]:
+        draw = problem.batches(how.big, MEASURED + 4 * seed)
+        random = torch.Generator().manual_seed(mix(seed, positions or 0))
+        batches = (draw(i) if positions is None else only_some(draw(i), positions, random) for i in range(how.repeats))
+        return stored(measure(model, batches, how.parts))
 
-    def at_goal(number: int, model: Decoder, stepper: Stepper, step: int) -> None:
-        here: dict[str, Any] = {"goal": goals[number], "step": step, "loss": problem.loss(model)}
+    def at_level(number: int, model: Decoder, stepper: Stepper, step: int) -> None:
+        here: dict[str, Any] = {"level": levels[number], "step": step, "loss": problem.loss(model)}
         here["squares"] = squares(model)
-        if how.hessian_repeats:
+        if how.hessian_repeats and levels[number] in goals:
             twin = plain_copy(model)
-            draw = problem.batches(2 * how.hessian_sequences, MEASURED + 2 + seed)
+            draw = problem.batches(2 * how.hessian_sequences, MEASURED + 4 * seed + 1)
             here["hessian"] = []
             for i in range(how.hessian_repeats):
                 (a, b), n = draw(i), how.hessian_sequences
                 here["hessian"].append(hessian_moments(twin, (a[:n], b[:n]), 16, (a[n:], b[n:])))
         if how.branches:
-            here["branches"] = branch_losses(problem, model, stepper.state(), batch, rate, step, how.branches, seed)
-        if number == len(goals) - 1:
-            here["contexts"] = {str(context): squares(model, context) for context in contexts}
+            here["branches"] = branch_losses(problem, model, stepper.state(), batch, rate, step, how, seed)
+        if levels[number] == goals[-1]:
+            usable = [m for m in how.positions if m <= problem.context]
+            here["positions"] = {str(m): squares(model, m) for m in usable}
         found.append(here)
         model.zero_grad()
 
-    trial = train_to(problem, batch, rate, goals, [most_tokens / (batch * problem.context)] * len(goals), seed, at_goal)
+    limits = [most_tokens / (batch * problem.context)] * len(levels)
+    trial = train_to(problem, batch, rate, levels, limits, seed, at_goal=at_level)
     return {
         "batch": batch,
         "rate": rate,
         "context": problem.context,
-        "goals": found,
+        "levels": found,
         "curve": [point for point in trial.curve if math.isfinite(point[1])],
         "seconds": time.perf_counter() - began,
     }

@@ -31,25 +31,23 @@ from tqdm import tqdm
 from batch_sweep import Arm, OptimizerName, tune_cell
 from common.cli import parse, run_main, shown
 from common.data import data_root
-from common.device import configure_cpu
+from common.device import DeviceName, choose_device, configure_cpu
 from common.errors import BadInput
 from common.pool import Job, Pool
-from common.run import Run, available_cores, check_name, results_folder, short_hash, source_hash, write_csv, write_json
+from common.run import (
+    Run,
+    available_cores,
+    check_name,
+    read_json,
+    results_folder,
+    short_hash,
+    source_hash,
+    write_csv,
+    write_json,
+)
 from local_noise import Effort, measure_cell
 from noiseplots import overview, prediction_panels
-from predictions import (
-    ArmResult,
-    Verdict,
-    arm_results,
-    p1_hyperbola,
-    p3_noise_scale,
-    p4_growth,
-    p5_size,
-    p6_learning_rate,
-    p10_tokens,
-    p12_branches,
-    tuned,
-)
+from predictions import ArmResult, arm_result, correlation, kaplan_law, tuned, verdicts
 
 HERE = Path(__file__).resolve().parent
 SOURCES = (
@@ -67,7 +65,7 @@ SOURCES = (
     "training",
     "evaluation",
 )
-NOT_IN_HASH = {"preset", "results_dir", "data_dir", "name", "from_config", "workers"}
+NOT_IN_HASH = {"preset", "device", "results_dir", "data_dir", "name", "from_config", "workers"}
 Task = Literal["kjv", "shakespeare", "tinyshakespeare", "repeat", "ascending"]
 
 
@@ -75,6 +73,8 @@ Task = Literal["kjv", "shakespeare", "tinyshakespeare", "repeat", "ascending"]
 class Config:
     preset: Literal["quick", "default", "full"] = "default"
     """quick: under a minute on two CPU cores; default: ten minutes; full: the reference results, two hours"""
+    device: DeviceName = "auto"
+    """where to train; auto: the CPU, since the nets are tiny"""
     seed: int = 0
     """the first seed of the weights and of the data's order"""
     results_dir: str | None = None
@@ -101,6 +101,8 @@ class Config:
     """runs of every batch size of the base"""
     sizes: tuple[int, ...] = (32, 128)
     """widths whose noise scale is measured beside the base's"""
+    effort: Literal["light", "whole"] = "whole"
+    """what is measured at each loss; light: B_simple alone, on fewer batches"""
     star: bool = False
     """change one factor at a time: other tasks and optimisers with every second batch size"""
     max_tokens: float = 4e6
@@ -110,23 +112,32 @@ class Config:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"width": 32, "batches": (4, 16, 64, 256), "goals": (2.4, 2.3, 2.2), "sizes": (), "max_tokens": 1e6},
+    "quick": {
+        "width": 32,
+        "batches": (4, 16, 64, 128),
+        "goals": (2.5, 2.4, 2.3),
+        "sizes": (),
+        "effort": "light",
+        "max_tokens": 1e6,
+    },
     "default": {},
-    "full": {"batches": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512), "seeds": 2, "star": True, "max_tokens": 1e7},
+    "full": {"batches": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512), "seeds": 2, "star": True},
 }
-# Losses that take a hundred steps or more with any batch: of the first few dozen, the warm-up is too large a part.
+# Losses that take a hundred steps or so with large batches: of the first few, the start of every run is too large a part.
 GOALS: dict[str, tuple[float, ...]] = {
     "kjv": (2.3, 2.1, 2.0, 1.9, 1.8),
     "shakespeare": (2.5, 2.3, 2.2, 2.1, 2.0),
     "tinyshakespeare": (2.5, 2.3, 2.2, 2.1, 2.0),
     "repeat": (3.5, 3.0, 2.7, 2.4),
-    "ascending": (2.0, 1.0, 0.5, 0.2),
+    "ascending": (1.0, 0.3, 0.1, 0.03),
 }
+# Losses above the goals, at which the noise is measured too: as factors on the first goal.
+EARLIER = (1.4, 1.25, 1.12)
 # First guesses of the tuned rates at BASE_BATCH sequences, and how they change with the batch.
-START: dict[str, float] = {"adamw": 2.0, "muon": 1.0, "sgd": 0.5}
+START: dict[str, float] = {"adamw": 4.0, "muon": 2.0, "sgd": 1.0}
 BASE_BATCH, START_EXPONENT = 32, {"adamw": 0.5, "muon": 0.5, "sgd": 1.0}
-EXPECTED = {"adamw": (0.5, 1.0), "muon": (0.5, 1.0), "sgd": (0.9, 1.1)}  # alpha of P6 (appendix A.2)
-QUICK_EFFORT = Effort(repeats=8, big=64, parts=8, hessian_repeats=0, branches=())
+LIGHT = Effort(repeats=8, big=64, parts=8, hessian_repeats=0, branches=(), positions=())
+UNSWEPT = Effort(hessian_repeats=0, branches=(), positions=())
 
 
 def check(config: Config) -> Config:
@@ -134,7 +145,8 @@ def check(config: Config) -> Config:
     if config.name is not None:
         check_name(config.name)
     config = config if config.goals else replace(config, goals=GOALS[config.task])
-    if list(config.goals) != sorted(set(config.goals), reverse=True) or min(config.goals) <= 0:
+    positive = all(math.isfinite(goal) and goal > 0 for goal in config.goals)
+    if not positive or list(config.goals) != sorted(set(config.goals), reverse=True):
         raise BadInput("--goals must be positive losses, each below the one before")
     if len(set(config.batches)) < 3 or min(config.batches) < 1:
         raise BadInput("--batches must name at least three different sizes, from 1 on")
@@ -143,8 +155,10 @@ def check(config: Config) -> Config:
             raise BadInput(f"widths must be multiples of 32, not {width}")
     if config.width in config.sizes or len(set(config.sizes)) < len(config.sizes):
         raise BadInput("--sizes must differ from --width and from each other")
-    if config.context < 8 or config.seeds < 1 or config.workers < 0 or not config.max_tokens > 0:
-        raise BadInput("--context must be 8 at least, --seeds and --max-tokens positive, --workers not negative")
+    if not 8 <= config.context <= 1024:
+        raise BadInput(f"--context must be from 8 to 1024, not {config.context}")
+    if config.seeds < 1 or config.workers < 0 or not 0 < config.max_tokens < math.inf:
+        raise BadInput("--seeds and --max-tokens must be positive and finite, --workers not negative")
     if not 0 <= config.seed < 1 << 19:
         raise BadInput(f"--seed must be from 0 to {(1 << 19) - 1}, and it is {config.seed}")
     return replace(config, batches=tuple(sorted(set(config.batches))))
@@ -157,24 +171,32 @@ class Study:
     arm: Arm
     goals: tuple[float, ...]
     batches: tuple[int, ...]
+    effort: Effort
     seeds: int = 1
-    sweep: bool = True
+    swept: bool = True
+    """whether B_crit comes out of it; else one batch size is tuned, to measure with"""
 
 
 def studies(config: Config) -> list[Study]:
     """The base first; then, one factor changed at a time, the sizes, and with --star the other tasks and optimisers."""
     base = Arm(config.task, config.width, config.optimizer, context=config.context)
-    found = [Study(base, config.goals, config.batches, config.seeds)]
-    coarse = config.batches[::2] if len(config.batches) >= 6 else config.batches
+    whole = Effort() if config.effort == "whole" else LIGHT
+    found = [Study(base, config.goals, config.batches, whole, config.seeds)]
+    coarse = config.batches[1::2] if len(config.batches) >= 6 else config.batches
+    one = (min(config.batches, key=lambda batch: abs(math.log(batch / BASE_BATCH))),)
     for width in config.sizes:
-        found.append(Study(replace(base, width=width), config.goals, coarse, sweep=config.star))
+        arm = replace(base, width=width)
+        if config.star:
+            found.append(Study(arm, config.goals, coarse, whole))
+        else:
+            found.append(Study(arm, config.goals, one, LIGHT if config.effort == "light" else UNSWEPT, swept=False))
     if config.star:
         for optimizer in ("adamw", "sgd", "muon"):
             if optimizer != config.optimizer:
-                found.append(Study(replace(base, optimizer=optimizer), config.goals, coarse))
+                found.append(Study(replace(base, optimizer=optimizer), config.goals, coarse, whole))
         for task in ("kjv", "shakespeare", "repeat", "ascending"):
             if task != config.task:
-                found.append(Study(replace(base, task=task), GOALS[task], coarse))
+                found.append(Study(replace(base, task=task), GOALS[task], coarse, whole))
     return found
 
 
@@ -183,7 +205,7 @@ def start_rate(optimizer: str, batch: int) -> float:
     return START[optimizer] * (batch / BASE_BATCH) ** START_EXPONENT[optimizer]
 
 
-def tuning_jobs(config: Config, study: Study, root: str) -> dict[str, Job]:
+def tuning_jobs(config: Config, study: Study, root: str, device: str) -> dict[str, Job]:
     """One cell per batch size and seed, the longest first."""
     jobs = {}
     for seed in range(config.seed, config.seed + study.seeds):
@@ -197,40 +219,41 @@ def tuning_jobs(config: Config, study: Study, root: str) -> dict[str, Job]:
                 "most_tokens": config.max_tokens,
                 "seed": seed,
                 "root": root,
+                "device": device,
             }
             jobs[key] = Job(key, tune_cell, arguments)
     return jobs
 
 
-def measuring_job(config: Config, study: Study, batch: int, rate: float, root: str) -> Job:
+def measuring_job(config: Config, study: Study, batch: int, rate: float, root: str, device: str) -> Job:
     """The cell that trains once more, with one batch size at its tuned rate, and measures on the way."""
-    lengths = [T for T in (8, 16, 32, 64, 128, 256) if config.context >= T]
-    text = study.arm.task not in ("repeat", "ascending")
     arguments = {
         "arm": asdict(study.arm),
         "batch": batch,
         "rate": rate,
+        "levels": [*(factor * study.goals[0] for factor in EARLIER), *study.goals],
         "goals": list(study.goals),
         "most_tokens": config.max_tokens,
-        "contexts": lengths if text and config.preset != "quick" else [],
-        "effort": asdict(QUICK_EFFORT if config.preset == "quick" else Effort()),
+        "effort": asdict(study.effort),
         "seed": config.seed,
         "root": root,
+        "device": device,
     }
     key = f"{study.arm.name}-c{study.arm.context}-measured-b{batch}-{short_hash(arguments)}"
     return Job(key, measure_cell, arguments)
 
 
-def measuring_point(cells: list[dict[str, Any]]) -> tuple[int, float]:
-    """The batch size nearest to BASE_BATCH whose runs reached the last loss, and its tuned rate there."""
-    last = len(cells[0]["trials"][0]["steps"]) - 1
-    for goal in range(last, -1, -1):
-        runs, rates, _ = tuned(cells, goal)
-        if runs.reached.any():
-            order = sorted(range(len(cells)), key=lambda i: abs(math.log(cells[i]["batch"] / BASE_BATCH)))
-            chosen = next(i for i in order if runs.reached[i])
-            return cells[chosen]["batch"], float(rates[chosen])
-    raise BadInput("no run reached any of the losses: give higher --goals or more --max-tokens")
+def measuring_point(cells: list[dict[str, Any]]) -> tuple[int, float] | None:
+    """The batch size nearest to BASE_BATCH with an inner optimum at the last loss that has one, and its tuned rate.
+
+    None where no loss has one.
+    """
+    for goal in range(len(cells[0]["trials"][0]["steps"]) - 1, -1, -1):
+        for cell in sorted(cells, key=lambda cell: abs(math.log(cell["batch"] / BASE_BATCH))):
+            runs, rates = tuned([cell], goal)
+            if runs.reached.any():
+                return cell["batch"], float(rates[0])
+    return None
 
 
 def start_worker() -> None:
@@ -241,16 +264,7 @@ def start_worker() -> None:
 # ---------------------------------------------------------------- the report
 
 
-def verdicts(arms: list[ArmResult], sizes: list[ArmResult], optimizers: dict[str, str]) -> list[Verdict]:
-    """Every prediction on the arms that have what it needs; `arms[0]` is the base."""
-    found = [p1_hyperbola(arms), p3_noise_scale(arms), *p4_growth(arms[0]), p5_size([arms[0], *sizes])]
-    for arm in arms:
-        if arm is arms[0] or optimizers[arm.name] != optimizers[arms[0].name]:
-            found.append(p6_learning_rate(arm, EXPECTED[optimizers[arm.name]]))
-    return [*found, p10_tokens(arms[0]), p12_branches(arms)]
-
-
-def sweep_rows(config: Config, study: Study, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def sweep_rows(study: Study, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """batch_sweep.csv: one row per run and loss."""
     rows = []
     for cell in cells:
@@ -273,94 +287,132 @@ def sweep_rows(config: Config, study: Study, cells: list[dict[str, Any]]) -> lis
 
 
 def noise_rows(arm: ArmResult) -> list[dict[str, Any]]:
-    """noise.csv: one row per arm and loss, batches in tokens."""
+    """noise.csv: one row per arm and loss at which the noise was measured, in tokens."""
     rows = []
-    for one in arm.at:
-        row: dict[str, Any] = {"arm": arm.name, "goal": one.goal}
-        fit = one.fit
-        for name, interval in (
-            ("b_crit", fit.b_crit if fit else None),
-            ("s_min", fit.s_min if fit else None),
-            ("exponent", fit.exponent if fit else None),
-            ("b_simple", one.b_simple),
-            ("b_noise", one.b_noise),
-            ("b_local", one.local),
-        ):
-            for part in ("value", "lo95", "hi95"):
-                row[f"{name}_{part}"] = "" if interval is None else getattr(interval, part)
-        rows.append({**row, "misfit": fit.misfit if fit else "", "runs": int(one.runs.reached.sum())})
+    for one in arm.measured:
+        row: dict[str, Any] = {"arm": arm.name, "level": one.level, "loss": one.loss, "step": one.step}
+        for name in ("b_simple", "b_noise", "branched"):
+            for part, value in asdict(getattr(one, name)).items():
+                row[f"{name}_{part}"] = value
+        rows.append(row)
     return rows
 
 
-def finite(row: dict[str, Any]) -> dict[str, Any]:
-    """With None for what JSON does not have: infinity, of an interval without an end, and nan."""
+def fits(arm: ArmResult) -> dict[str, Any]:
+    """fits.json: what the sweep of one arm came to, in tokens."""
+    goals = []
+    for one in arm.at:
+        row: dict[str, Any] = {"goal": one.goal, "runs": int(one.runs.reached.sum())}
+        row |= {name: asdict(getattr(one, name)) for name in ("averaged", "branched")}
+        if one.fit:
+            row |= {name: asdict(getattr(one.fit, name)) for name in ("s_min", "b_crit", "exponent")}
+            row["misfit"] = one.fit.misfit
+        pairs = zip(one.runs.batch, one.runs.steps, one.rates, one.runs.reached, strict=True)
+        row["tuned"] = [dict(zip(("batch", "steps", "rate", "reached"), map(float, p), strict=True)) for p in pairs]
+        goals.append(row)
+    found = correlation(arm)
     return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+        "arm": arm.name,
+        "goals": goals,
+        "kaplan": kaplan_law(arm),
+        "positions": {str(m): asdict(b) for m, b in arm.positions.items()},
+        "correlation": {"b_1": found[0], "rho": found[1]} if found else None,
+        "layers": {name: asdict(b) for name, b in arm.layers.items()},
     }
+
+
+def finite(value: Any) -> Any:
+    """With None for what JSON does not have: infinity, of an interval without an end, and nan."""
+    if isinstance(value, dict):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def told(verdict: dict[str, Any]) -> str:
+    """A verdict in two lines."""
+    low, high = (math.inf if end is None else end for end in (verdict["lo95"], verdict["hi95"]))
+    number = "no number" if verdict["value"] is None else f"{verdict['value']:.3g} [{low:.3g}, {high:.3g}]"
+    return (
+        f"{verdict['name']} {verdict['verdict']} ({verdict['arm']}): {verdict['claim']}\n"
+        f"    {verdict['number']}: {number}, n = {verdict['n']}"
+    )
+
+
+def collected(pool: Pool, jobs: list[Job], folder: Path, bar: tqdm) -> dict[str, dict[str, Any]]:
+    """The results of the jobs by key; those that failed are said and missing."""
+    found = {}
+    for end in pool.map(jobs, folder):
+        bar.update()
+        if end.result is None:
+            tqdm.write(f"failed: {end.job.key}: {end.error}")
+        else:
+            found[end.job.key] = {**end.result, "seed": end.job.arguments["seed"]}
+    return found
 
 
 def main() -> int:
     """Sweep, measure, fit, judge, draw."""
     given = parse(Config, PRESETS, description=__doc__ or "")
     config = check(given)
+    device, reason = choose_device(config.device, tiny=True)
     root = str(data_root(config.data_dir)) if config.task == "tinyshakespeare" or config.data_dir else ""
     kept = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in NOT_IN_HASH}
-    identity = {**kept, "torch": torch.__version__, "sources": source_hash(*(HERE / f"{n}.py" for n in SOURCES))[:16]}
+    sources = source_hash(*(HERE / f"{name}.py" for name in SOURCES))[:16]
+    identity = {**kept, "device": device.type, "torch": torch.__version__, "sources": sources}
     name = config.name or f"noise-{config.task}-{short_hash(identity)}-s{config.seed}"
     run = Run(
-        results_folder(config.results_dir, "transformers") / name, identity, "cpu", asdict(given), exclusive=False
+        results_folder(config.results_dir, "transformers") / name, identity, str(device), asdict(given), exclusive=False
     )
+    print(f"device: {device} ({reason})")
+    if run.summary:
+        print("already done")
+        return ended(run, read_json(run.folder / "fits.json")["predictions"])
     star = studies(config)
     workers = config.workers or available_cores()
-    jobs = {study: tuning_jobs(config, study, root) for study in star if study.sweep}
+    jobs = {study: tuning_jobs(config, study, root, device.type) for study in star}
     count = sum(map(len, jobs.values())) + len(star)
-    print(f"device: cpu (the nets are too small for an accelerator to pay)\nplan: {count} cells on {workers} cores")
-    print(f"results: {shown(run.folder)}")
-    cells: dict[str, dict[str, Any]] = {}
-    failed: list[str] = []
+    cells = run.folder / "cells"
+    done = len(list(cells.glob("*.json"))) if cells.exists() else 0
+    print(f"plan: {count} cells on {workers} cores, {done} done; results: {shown(run.folder)}")
     with Pool(min(workers, count), start_worker) as pool, tqdm(total=count, unit="cell") as bar:
-
-        def collect(todo: list[Job]) -> None:
-            for end in pool.map(todo, run.folder / "cells"):
-                bar.update()
-                if end.result is None:
-                    failed.append(f"{end.job.key}: {end.error}")
-                else:
-                    cells[end.job.key] = {**end.result, "seed": end.job.arguments["seed"]}
-
-        collect([job for study in star if study.sweep for job in jobs[study].values()])
-        swept = {study: [cells[key] for key in jobs[study] if key in cells] for study in jobs}
-        measuring = {}
-        if not failed:
-            base = measuring_point(swept[star[0]])
-            for study in star:
-                batch, rate = measuring_point(swept[study]) if study.sweep else base
-                measuring[study] = measuring_job(config, study, batch, rate, root)
-            collect(list(measuring.values()))
-    for line in failed:
-        print(f"failed: {line}")
-    if failed:
+        found = collected(pool, [job for study in star for job in jobs[study].values()], cells, bar)
+        swept = {study: [found[key] for key in jobs[study] if key in found] for study in star}
+        points = {study: measuring_point(swept[study]) if swept[study] else None for study in star}
+        if points[star[0]] is None and len(found) == sum(map(len, jobs.values())):
+            raise BadInput("no run reached any of the losses: give higher --goals or more --max-tokens")
+        measuring = {
+            study: measuring_job(config, study, *point, root, device.type) for study, point in points.items() if point
+        }
+        measured = collected(pool, list(measuring.values()), cells, bar)
+    if len(found) + len(measured) < sum(map(len, jobs.values())) + len(measuring):
         return 1
-    arms, sizes, rows, noise = [], [], [], []
+    arms, sizes, rows = [], [], []
     for study in star:
-        found = arm_results(study.arm.name, study.goals, swept.get(study, []), cells[measuring[study].key])
-        if study.sweep:
-            arms.append(found)
-            rows += sweep_rows(config, study, swept[study])
-        if study.arm.width != config.width:
-            sizes.append(found)
-        noise += noise_rows(found)
-    judged = verdicts(arms, sizes, {study.arm.name: study.arm.optimizer for study in star})
+        if study not in measuring:
+            print(f"{study.arm.name}: no run reached any of its losses")
+            continue
+        job = measuring[study]
+        arm = arm_result(asdict(study.arm), study.goals, swept[study], measured[job.key])
+        arms += [arm] if study.swept else []
+        sizes += [arm] if study.arm.width != config.width else []
+        rows += sweep_rows(study, swept[study])
+    judged = [verdict.row() for verdict in verdicts(arms[0], arms, sizes)]
     write_csv(run.folder / "batch_sweep.csv", rows)
-    write_csv(run.folder / "noise.csv", noise)
-    found_rows = [finite(verdict.row()) for verdict in judged]
-    write_json(run.folder / "fits.json", {"predictions": found_rows, "noise": [finite(row) for row in noise]})
+    every = {arm.name: arm for arm in (*arms, *sizes)}.values()
+    write_csv(run.folder / "noise.csv", [row for arm in every for row in noise_rows(arm)])
+    write_json(run.folder / "fits.json", finite({"predictions": judged, "arms": [fits(arm) for arm in arms]}))
     overview(arms, run.folder / "noise_scale")
     prediction_panels(arms, sizes, run.folder / "predictions")
-    for verdict in judged:
-        interval = f"{verdict.value:.3g} [{verdict.lo95:.3g}, {verdict.hi95:.3g}], n = {verdict.n}"
-        print(f"{verdict.name} {verdict.word}: {verdict.claim}\n   {verdict.number}: {interval}")
-    run.finish(cells=len(cells), predictions={verdict.name: verdict.word for verdict in judged})
+    run.finish(cells=count, predictions={f"{row['name']} {row['arm']}": row["verdict"] for row in judged})
+    return ended(run, finite(judged))
+
+
+def ended(run: Run, judged: list[dict[str, Any]]) -> int:
+    """Says what became of every prediction, and where it is written down."""
+    for row in judged:
+        print(told(row))
     print(f"results: {shown(run.folder)}")
     return 0
 

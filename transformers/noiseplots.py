@@ -20,12 +20,13 @@ def error(ax: Axes, x: float, interval: Interval, color: object, mark: str, labe
     """A point with its interval; an arrow where that has no upper end."""
     if not np.isfinite(interval.value) or interval.value <= 0:
         return
-    below = interval.value - max(interval.lo95, interval.value * 1e-2)
-    high = interval.hi95
-    above = high - interval.value if np.isfinite(high) else 2 * interval.value
-    ax.errorbar(
-        x, interval.value, [[below], [above]], fmt=mark, ms=4.5, color=color, label=label, lolims=not np.isfinite(high)
-    )
+    value = interval.value
+    open_end = not np.isfinite(interval.hi95)
+    below = max(0.0, value - max(interval.lo95, value * 1e-2))
+    above = 2 * value if open_end else max(0.0, interval.hi95 - value)
+    ax.errorbar(x, value, [[below], [above]], fmt=mark, ms=4.5, color=color, label=label)
+    if open_end:
+        ax.plot(x, 3 * value, "^", ms=4, color=color)
 
 
 def plain_ticks(ax: Axes) -> None:
@@ -71,7 +72,9 @@ def trade_off(ax: Axes, arm: ArmResult) -> None:
         s_min, b_crit = one.fit.s_min.value, one.fit.b_crit.value
         if B[0] <= b_crit <= B[-1]:
             ax.plot(2 * s_min, 2 * s_min * b_crit, "*", ms=9, color=color, mec="black", mew=0.5, label="batch = B_crit")
-    ax.set(xscale="log", yscale="log", xlabel="steps", ylabel="tokens", title=f"{arm.name}: steps and tokens to a loss")
+    ax.set(
+        xscale="log", yscale="log", xlabel="steps", ylabel="tokens", title=f"P1: {arm.name}, steps and tokens to a loss"
+    )
     once(ax, loc="upper right", fontsize=7)
 
 
@@ -81,53 +84,49 @@ def scatter(ax: Axes, arms: Sequence[ArmResult]) -> None:
     for i, arm in enumerate(arms):
         for one in arm.with_fit():
             assert one.fit is not None
-            if one.b_simple is None or not np.isfinite(one.b_simple.value):
-                continue
             x = one.fit.b_crit
-            error(ax, x.value, one.b_simple, PALETTE[i % 7], MARKS[i % len(MARKS)], arm.name)
-            if np.isfinite(x.hi95):
-                ax.plot([x.lo95, x.hi95], [one.b_simple.value] * 2, color=PALETTE[i % 7], lw=1.2)
-            values += [x.value, one.b_simple.value]
+            if not np.isfinite(one.averaged.value):
+                continue
+            color = PALETTE[i % 7]
+            error(ax, x.value, one.averaged, color, MARKS[i % len(MARKS)], arm.name)
+            right = x.hi95 if np.isfinite(x.hi95) else 3 * x.value
+            ax.plot([max(x.lo95, x.value / 100), right], [one.averaged.value] * 2, color=color, lw=1.2)
+            values += [x.value, one.averaged.value]
     if values:
         line = np.array([min(values) / 4, max(values) * 4])
         ax.plot(line, line, color="0.3", lw=1, label="equal")
         ax.fill_between(line, line / DECADE, line * DECADE, color="0.9", zorder=0, label="half a decade")
         once(ax, loc="upper left", fontsize=7)
-    ax.set(
-        xscale="log",
-        yscale="log",
-        xlabel="B_crit from the sweep (tokens)",
-        ylabel="B_simple (tokens)",
-        title="what the noise scale predicts",
-    )
+    else:
+        nothing(ax, "no loss with both")
+    ax.set(xscale="log", yscale="log", xlabel="B_crit from the sweep (tokens)")
+    ax.set(ylabel="B_simple, averaged along a run (tokens)", title="P3: what the noise scale predicts")
 
 
 def against_loss(ax: Axes, arm: ArmResult) -> None:
-    """P4 and P12: critical batch and noise scales as the loss falls."""
-    kinds = (
-        ("B_crit, sweep", lambda one: one.fit.b_crit if one.fit else None),
-        ("B_simple", lambda one: one.b_simple),
-        ("B_noise", lambda one: one.b_noise),
-        ("B_crit, branches", lambda one: one.local),
-    )
-    for i, (label, pick) in enumerate(kinds):
-        points = [(one.goal, pick(one)) for one in arm.at]
-        points = [(L, b) for L, b in points if b is not None and np.isfinite(b.value) and b.value > 0]
+    """P4: critical batch and noise scales as the loss falls."""
+    swept = [(one.goal, one.fit.b_crit) for one in arm.at if one.fit is not None]
+    kinds = [("B_crit, sweep (average)", swept)]
+    for label, name in (("B_simple", "b_simple"), ("B_noise", "b_noise"), ("branches", "branched")):
+        kinds.append((label, [(one.loss, getattr(one, name)) for one in arm.measured]))
+    for i, (label, found) in enumerate(kinds):
+        points = [(L, b) for L, b in found if np.isfinite(b.value) and b.value > 0]
         for L, b in points:
-            error(ax, L * (1 + 0.004 * (i - 1.5)), b, PALETTE[i], MARKS[i], label)
+            error(ax, L * (1 + 0.003 * (i - 1.5)), b, PALETTE[i], MARKS[i], label)
         if i < 2 and len(points) > 2:
             losses = np.array([L for L, _ in points])
             a, exponent = power_law(losses, [b.value for _, b in points])
             span = np.linspace(losses.min(), losses.max(), 50)
             ax.plot(span, a * span**exponent, color=PALETTE[i], lw=1, label=f"$\\propto L^{{{exponent:.1f}}}$")
-    ax.set(
-        yscale="log",
-        xlabel="loss (nats per token), falling to the right",
-        ylabel="batch (tokens)",
-        title=f"{arm.name}: as the loss falls",
-    )
+    ax.set(yscale="log", xlabel="loss (nats per token), falling to the right", ylabel="batch (tokens)")
+    ax.set_title(f"P4: {arm.name} as the loss falls")
     ax.invert_xaxis()
     once(ax, loc="best", fontsize=7)
+
+
+def nothing(ax: Axes, why: str) -> None:
+    """Says why a panel is empty."""
+    ax.text(0.5, 0.5, why, ha="center", va="center", transform=ax.transAxes, color="0.4")
 
 
 def prediction_panels(arms: Sequence[ArmResult], sizes: Sequence[ArmResult], path: Path) -> None:
@@ -149,35 +148,41 @@ def prediction_panels(arms: Sequence[ArmResult], sizes: Sequence[ArmResult], pat
 def by_size(ax: Axes, arms: Sequence[ArmResult]) -> None:
     """P5: B_simple against the loss for nets of several widths."""
     for i, arm in enumerate(arms):
-        for one in arm.at:
-            if one.b_simple is not None:
-                error(ax, one.goal * (1 + 0.004 * (i - 1)), one.b_simple, PALETTE[i], MARKS[i], arm.name)
+        for one in arm.measured:
+            error(ax, one.loss, one.b_simple, PALETTE[i % 7], MARKS[i % len(MARKS)], arm.name)
     ax.set(yscale="log", xlabel="loss (nats per token), falling to the right", ylabel="B_simple (tokens)")
     ax.set_title("P5: sizes")
     ax.invert_xaxis()
 
 
 def rates(ax: Axes, arms: Sequence[ArmResult]) -> None:
-    """P6: the tuned learning rate against the batch, for each arm's last loss that was reached."""
+    """P6: the tuned learning rate against the batch, for each arm's last loss that enough batches reached."""
     for i, arm in enumerate(arms):
-        for one in [one for one in arm.at if one.inside.any()][-1:]:
-            good, mark = one.inside, f"{MARKS[i % len(MARKS)]}-"
-            ax.plot(one.runs.batch[good], one.rates[good], mark, ms=4, color=PALETTE[i % 7], label=arm.name)
-    ax.set(xscale="log", yscale="log", xlabel="batch (tokens)", ylabel="tuned rate (factor)")
-    ax.set_title("P6: learning rates, last loss")
+        for one in [one for one in arm.at if one.runs.reached.sum() > 1][-1:]:
+            order = np.argsort(one.runs.batch)
+            order = order[one.runs.reached[order]]
+            mark = f"{MARKS[i % len(MARKS)]}-"
+            label = f"{arm.name}, loss {one.goal:g}"
+            ax.plot(one.runs.batch[order], one.rates[order], mark, ms=4, color=PALETTE[i % 7], label=label)
+    ax.set(
+        xscale="log", yscale="log", xlabel="batch (tokens)", ylabel="tuned rate (factor)", title="P6: learning rates"
+    )
 
 
 def units(ax: Axes, arm: ArmResult) -> None:
-    """P10: B_simple in tokens and in sequences against the sequences' length."""
-    lengths = sorted(arm.contexts)
-    for T in lengths:
-        error(ax, T, arm.contexts[T].scaled(T), PALETTE[0], "o", "in tokens")
-        error(ax, T, arm.contexts[T], PALETTE[1], "s", "in sequences")
+    """P10: B_simple in tokens and in sequences against how many tokens of each sequence have a loss."""
+    lengths = sorted(arm.positions)
+    for m in lengths:
+        error(ax, m, arm.positions[m].scaled(m), PALETTE[0], "o", "in tokens")
+        error(ax, m, arm.positions[m], PALETTE[1], "s", "in sequences")
     found = correlation(arm)
     if found:
-        T = np.geomspace(min(lengths), max(lengths), 50)
-        ax.plot(T, found[0] * (1 + (T - 1) * found[1]), color=PALETTE[0], lw=1, label=f"correlation {found[1]:.3f}")
-    ax.set(xscale="log", yscale="log", xlabel="tokens in a sequence", ylabel="B_simple", title="P10: the unit")
+        m = np.geomspace(min(lengths), max(lengths), 50)
+        ax.plot(m, found[0] * (1 + (m - 1) * found[1]), color=PALETTE[0], lw=1, label=f"correlation {found[1]:.3f}")
+    if not lengths:
+        nothing(ax, "not measured")
+    ax.set(xscale="log", yscale="log", xlabel="tokens with a loss, of each sequence", ylabel="B_simple")
+    ax.set_title("P10: the unit")
 
 
 def parameters(ax: Axes, arm: ArmResult) -> None:
@@ -187,9 +192,9 @@ def parameters(ax: Axes, arm: ArmResult) -> None:
         error(ax, i, b, PALETTE[2], "o")
     names = [name.replace("blocks.", "") for name, _ in layers]
     ax.set_xticks(range(len(layers)), names, rotation=90, fontsize=6)
-    ax.set(yscale="log", ylabel="B_simple (tokens)", title=f"parameters, loss {last_measured(arm):g}")
+    ax.set(yscale="log", ylabel="B_simple (tokens)", title=f"parameters, loss {last_measured(arm):.2f}")
 
 
 def last_measured(arm: ArmResult) -> float:
     """The lowest loss at which the noise was measured; nan where it was at none."""
-    return min((one.goal for one in arm.at if one.b_simple is not None), default=math.nan)
+    return min((one.loss for one in arm.measured), default=math.nan)
