@@ -39,8 +39,16 @@ from batch_sweep import (
 from common.cli import run_main
 from critical_batch import steps_needed
 from device_guard import no_float64
-from gradient_noise import IGNORED, Interval, gradient, loss_of
-from local_noise import Effort, branch_losses, branched_noise, only_some, read_squares
+from gradient_noise import (
+    IGNORED,
+    Interval,
+    gradient,
+    loss_of,
+    measure,
+    per_example_gradients,
+    per_example_moments,
+)
+from local_noise import Effort, branch_losses, branched_noise, only_some, plain_copy, read_squares
 from predictions import (
     arm_result,
     judge,
@@ -208,6 +216,27 @@ def test_branches_of_the_same_batch_go_on_like_the_run(problem):
     assert all(torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
     step = stepper.other.adam.state_dict()["state"][0]["step"] if stepper.other else 0
     assert float(step) == 24  # and its optimiser is where it was
+
+
+def test_a_loaded_optimiser_has_the_beta2_of_its_new_batch(problem):
+    stepper = Stepper(problem.model(0), "adamw", 16, torch.float32)
+    stepper.load(stepper.state(), 64)
+    assert stepper.other is not None
+    assert {group["betas"] for group in stepper.other.adam.param_groups} == {(0.9, beta2(64))}
+
+
+def test_on_a_net_in_training_both_estimators_agree(problem):
+    model, data = problem.model(0), problem.batches(16, 0)
+    stepper = Stepper(model, "adamw", 16, torch.float32)
+    for step in range(8):
+        loss_of(model, data(step)).backward()
+        stepper.step(step, 0.5)
+    assert 1 < problem.loss(model) < 4
+    squared_norm, trace = per_example_moments(per_example_gradients(plain_copy(model), problem.batches(512, 5)(0)))
+    draw = problem.batches(64, 6)
+    found = measure(model, (draw(i) for i in range(12)), 16).b_simple()
+    assert trace / squared_norm in found
+    assert found.hi95 < 3 * found.lo95
 
 
 def test_a_loss_on_some_tokens_is_that_of_these_tokens(problem):

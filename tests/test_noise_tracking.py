@@ -53,6 +53,20 @@ def test_a_row_has_the_moments_of_the_steps_before_it():
     assert [step for step in range(9) if tracker.due(step)] == [0, EVERY, 2 * EVERY]
 
 
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_a_rescaled_loss_has_the_same_noise_scale(factor):
+    model = tiny_decoder()
+    ratios = []
+    for scale in (1.0, factor):
+        tracker = NoiseTracker(model, 6)
+        for seed in range(3):
+            model.zero_grad()
+            tracker.backward(lambda x, y, by=scale: by * loss_with(model)(x, y), *batch(model, 6, seed))
+        row = tracker.take()
+        ratios.append(row["noise_trace"] / row["noise_squared_norm"])
+    assert ratios[1] == pytest.approx(ratios[0], rel=1e-3)
+
+
 def test_a_batch_of_odd_size_has_no_halves():
     with pytest.raises(ValueError, match="even number"):
         NoiseTracker(tiny_decoder(), 5)

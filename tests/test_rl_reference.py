@@ -21,6 +21,7 @@ REACHED = {
     "MountainCar-v0": ("eval_return_greedy_mean", -110, 1_000_000),
     "MountainCarContinuous-v0": ("eval_return_greedy_mean", 90, 300_000),
     "LunarLanderContinuous-v3": ("eval_return_mean", 200, 1_500_000),
+    "Pendulum-v1": ("eval_return_greedy_mean", -200, 1_000_000),
     "BipedalWalker-v3": ("eval_return_mean", 250, 3_000_000),
 }
 
@@ -34,17 +35,16 @@ def rows(name: str) -> list[dict[str, str]]:
 def test_every_environment_reaches_its_target(env):
     column, target, steps = REACHED[env]
     mine = [row for row in rows("classic/runs.csv") if row["env"] == env and row["algo"] == "vpg"]
-    assert len(mine) >= (2 if env.startswith("Bipedal") else 3)
+    assert len(mine) >= (1 if env.startswith("Bipedal") else 5)
     assert {row["status"] for row in mine} == {"ok"}
     assert statistics.mean(float(row[column]) for row in mine) >= target
     assert all(steps <= int(row["steps"]) < steps + 4096 for row in mine)  # the last batch may go over
 
 
-def test_pendulum_is_learnt_by_as_many_seeds_as_readme_says():
+def test_every_seed_learns_pendulum():
+    """Without the tail's probability for clipped actions, one of three did not."""
     mine = [row for row in rows("classic/runs.csv") if row["env"] == "Pendulum-v1"]
-    greedy = [float(row["eval_return_greedy_mean"]) for row in mine]
-    told = ", ".join(f"{value:.0f}" for value in greedy)
-    assert f"Pendulum is not reliable: greedy returns of {told}" in TEXT
+    assert all(float(row["eval_return_greedy_mean"]) >= -250 for row in mine)
 
 
 def test_cartpole_is_solved_as_readme_says():
