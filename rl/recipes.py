@@ -48,7 +48,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "Acrobot-v1": {"total_steps": 300_000, "horizon": 64, "lr": 1e-2, "eval_every": 10_000},
     "MountainCar-v0": {"total_steps": 1_000_000, "horizon": 64, "lr": 5e-3, "eval_every": 25_000},
-    "MountainCarContinuous-v0": {"total_steps": 300_000, "horizon": 64, "lr": 5e-3, "eval_every": 10_000},
+    # A wide beginning: without a first visit to the goal, the best that is learnt is to stand still.
+    "MountainCarContinuous-v0": {
+        "total_steps": 300_000,
+        "horizon": 64,
+        "lr": 5e-3,
+        "log_std": 0.5,
+        "eval_every": 10_000,
+    },
     "Pendulum-v1": {"total_steps": 1_000_000, "horizon": 64, "gamma": 0.9, "lr": 5e-3, "eval_every": 25_000},
     "LunarLander-v3": {"total_steps": 1_500_000, "num_envs": 32, "horizon": 64, "gamma": 0.995, "lr": 2e-3},
     "LunarLanderContinuous-v3": {

@@ -95,7 +95,7 @@ def comparison_figure(panels: dict[str, dict[str, Any]], path: Path) -> None:
     handles: dict[str, Any] = {}
     with style():
         figure, axes = new_figure(
-            columns, -(-len(panels) // columns), width=max(2.8, 5.6 / columns), height=2.6 if columns > 2 else 4.2
+            columns, -(-len(panels) // columns), width=max(2.6, 5.6 / columns), height=2.4 if columns > 2 else 4.2
         )
         for axis, (env, arms) in zip(axes, panels.items(), strict=False):
             for color, (label, (steps, returns, middle, low, high)) in zip(PALETTE, arms.items(), strict=False):

@@ -12,7 +12,7 @@ plays a trained policy, `compare.py` runs seeds and algorithms side by side.
 
 Three one-line changes to try (return on CartPole-v1 after 131,072 steps, mean of 10 seeds; as it is: 494):
   --algo ppo                  500: eighty steps per batch, kept close to the old policy; 2.6 times as slow.
-  --baseline reward-to-go     496: without a value baseline the gradient is up to 17 times as noisy while it learns.
+  --baseline reward-to-go     496: without a value baseline the gradient is some 20 times as noisy while it learns.
   --baseline none             327: and here several hundred times.
 """
 
