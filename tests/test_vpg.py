@@ -276,7 +276,7 @@ def test_environments_that_cannot_be_saved_begin_new_episodes_and_say_so(place, 
     [
         (("--env", "Nope-v1"), "--env Nope-v1 is unknown"),
         (("--env", "nowhere:Nope-v1"), "--env nowhere:Nope-v1 is unknown"),
-        (("--total-steps", "10"), "--total-steps 10 is less than one batch of 2048 steps"),
+        (("--total-steps", "10"), "--total-steps 10 is less than one batch of 2112 steps"),
         (("--gamma", "1.5"), "--gamma must be between 0 and 1"),
         (("--lam", "-0.1"), "--lam must be between 0 and 1"),
         (("--num-envs", "0"), "--num-envs must be positive"),
