@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.stats import two_batch
 from policy import ActorCritic
 
 IMAGES_AT_ONCE = 256  # through a convolutional net, forwards and backwards
@@ -100,7 +101,7 @@ class NoiseScale:
 
 
 def noise_scale(group_gradients: list[Tensor], streams: int) -> NoiseScale:
-    """From the gradients of k groups of streams / k environments each (McCandlish et al. 2018, eqs. A.2, A.3).
+    """From the gradients of k groups of streams / k environments each (McCandlish et al. 2018, A.1, A.2).
 
     B_small = streams / k, B_big = streams, both in streams: the steps of one stream depend on each other, so that taking
     steps as the unit would understate the noise. B_simple = trace / squared_norm is the batch, in streams, beyond which
@@ -113,10 +114,8 @@ def noise_scale(group_gradients: list[Tensor], streams: int) -> NoiseScale:
     mean = torch.stack(group_gradients).mean(0)
     small_square = sum(float(g @ g) for g in group_gradients) / k
     big_square = float(mean @ mean)
-    return NoiseScale(
-        squared_norm=(big * big_square - small * small_square) / (big - small),
-        trace=(small_square - big_square) / (1 / small - 1 / big),
-    )
+    squared_norm, trace = two_batch(small_square, big_square, small, big)
+    return NoiseScale(float(squared_norm), float(trace))
 
 
 def grouped_gradient(

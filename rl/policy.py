@@ -240,8 +240,8 @@ class GaussianPolicy:
 
     The unit is half the range of the action space, its centre 0: the environment gets centre + half * clip(a, -1, 1). All
     samples beyond a bound are one action to it, so their log-probability is that of the whole tail (Fujita & Maeda 2018,
-    "Clipped Action Policy Gradient", eq. 7). The density of the sample itself would give a gradient as unbiased, with
-    more noise: on Pendulum-v1 that noise drove the means to nine times the bound, from where nothing is learnt.
+    "Clipped Action Policy Gradient"). The density of the sample itself would give a gradient as unbiased, with more noise,
+    and means that drift: a run of Pendulum-v1 in which they lay at nine times the bound learnt nothing.
     """
 
     gaussian = True

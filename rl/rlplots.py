@@ -106,7 +106,7 @@ def comparison_figure(panels: dict[str, dict[str, Any]], path: Path) -> None:
             for who, (value, _) in PUBLISHED.get(env, {}).items():
                 handles[who] = axis.axhline(value, color="#777777", linestyle=LINES.get(who, ":"), linewidth=1)
             seeds = "/".join(dict.fromkeys(str(len(arm[1])) for arm in arms.values()))
-            axis.set_title(f"{env} (n = {seeds})", fontsize=8.5)
+            axis.set_title(f"{env} (n = {seeds})", fontsize=7.5)
             axis.set(xlabel="million steps", ylabel="return, 20 episodes")
         for axis in axes[len(panels) :]:
             axis.set_visible(False)

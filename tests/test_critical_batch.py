@@ -67,7 +67,7 @@ def sgd_on_a_noisy_quadratic(batch: float, goal: float, trace: float, seed: int,
     x = np.full(dimension, np.sqrt(2 / dimension))
     steps, before, now = 0, 1.0, 1.0
     while now > goal:
-        rate = SLOW / (1 + trace / (x @ x) / batch)  # eq. 2.6
+        rate = SLOW / (1 + trace / (x @ x) / batch)  # McCandlish et al. 2018, section 2
         x = x - rate * (x + random.normal(size=dimension) * np.sqrt(trace / dimension / batch))
         steps, before, now = steps + 1, now, x @ x / 2
     return steps - np.log(goal / now) / np.log(before / now)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from common.stats import two_batch
 from decoder import MODERN, Decoder, Shape
 from gradient_noise import (
     flat,
@@ -20,7 +21,6 @@ from gradient_noise import (
     per_example_moments,
     ratio_of_means,
     token_correlation,
-    two_batch,
 )
 from kernels import PLAIN
 

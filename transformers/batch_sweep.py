@@ -32,8 +32,8 @@ OptimizerName = Literal["adamw", "sgd", "muon"]
 # The plain pre-norm transformer with rotary positions: no n-gram tables, token shift or shortcut, which other small
 # transformers have not either.
 WITHOUT = ("ngrams", "shift", "shortcut")
-LENGTHS = {"ascending": 32, "repeat": 32, "induction": 64}  # n; texts have `Arm.context`
-VOCABULARIES = {"ascending": 64, "repeat": 64, "induction": 256}
+LENGTHS = {"ascending": 32, "repeat": 32}  # n; texts have `Arm.context`
+VOCABULARIES = {"ascending": 64, "repeat": 64}
 BETA1, BETA2, BETA2_BATCH = 0.9, 0.99, 16  # Adam: beta2 at batches of so many sequences
 LEAST_BETA2 = 0.9  # below beta1^2, rows with rare gradients would take unbounded steps
 MOMENTUM = 0.9  # of SGD

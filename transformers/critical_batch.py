@@ -151,18 +151,16 @@ def lowest(x: ArrayLike, y: ArrayLike) -> tuple[float, float, bool]:
     return float(x[i] - slope / (2 * curvature)), float(y[i] - slope**2 / (4 * curvature)), True
 
 
-def power_law(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None) -> tuple[float, float]:
+def power_law(x: ArrayLike, y: ArrayLike) -> tuple[float, float]:
     """a and b of y = a x^b by least squares of the logarithms. Kaplan et al. 2020, eq. 1.4: B_crit = B* L^(-1 / alpha_B)."""
-    log_x, log_y = np.log(np.asarray(x, float)), np.log(np.asarray(y, float))
-    w = np.ones_like(log_x) if weights is None else np.asarray(weights, float)
-    b, log_a = np.polyfit(log_x, log_y, 1, w=np.sqrt(w))
+    b, log_a = np.polyfit(np.log(np.asarray(x, float)), np.log(np.asarray(y, float)), 1)
     return float(np.exp(log_a)), float(b)
 
 
 def learning_rate_law(batch: ArrayLike, rates: ArrayLike, groups: ArrayLike) -> tuple[float, Interval]:
     """B* and alpha of tuned rates eps(B) = eps_max / (1 + B* / B)^alpha, with an eps_max for each of the `groups` of runs.
 
-    McCandlish et al. 2018, eq. 2.6 with alpha = 1, for SGD; appendix A.2 expects 0.5 to 1 for Adam. The interval of alpha
+    McCandlish et al. 2018, section 2, with alpha = 1, for SGD; appendix A.2 expects 0.5 to 1 for Adam. The interval of alpha
     is a 95% profile interval over B*, in which all runs of one batch size count as one. Where the batches stay on one
     side of B*, alpha is hardly determined, and the interval says so.
     """

@@ -18,6 +18,8 @@ from scipy.special import stdtrit
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from common.stats import two_batch
+
 Array = NDArray[np.float64]
 Batch = tuple[Tensor, Tensor]  # inputs and targets, (B, T) each
 IGNORED = -100  # as a target: this token's loss does not count
@@ -41,17 +43,6 @@ class Interval:
 
 
 # ---------------------------------------------------------------- formulas
-
-
-def two_batch(small_square: ArrayLike, big_square: ArrayLike, small: float, big: float) -> tuple[Array, Array]:
-    """|G|^2 and tr(Sigma) from the squared norms of gradients over `small` and over `big` examples (eqs. A.1, A.2).
-
-    Both are unbiased, since E|G_B|^2 = |G|^2 + tr(Sigma) / B. ValueError where `small` is not below `big`.
-    """
-    if not 0 < small < big:
-        raise ValueError(f"two batch sizes are needed, the smaller one first, not {small} and {big}")
-    s, b = np.asarray(small_square, float), np.asarray(big_square, float)
-    return (big * b - small * s) / (big - small), (s - b) / (1 / small - 1 / big)
 
 
 def ratio_of_means(numerators: ArrayLike, denominators: ArrayLike) -> Interval:

@@ -93,9 +93,9 @@ def branch_losses(
 def branched_noise(branches: list[tuple[int, float]], start: float) -> Interval:
     """The B_noise with which the branches' progress from the loss `start` fits best: it falls by 1 / (1 + B / B_noise).
 
-    That is eq. 2.7 of McCandlish et al. 2018 per token. Least squares with a 95% profile interval, from the batch that made
-    most progress on; smaller ones suffer from the noise floor of a constant rate, which the law does not know. nan for
-    fewer than three branches, or where none made progress.
+    That is the best step's gain per token (McCandlish et al. 2018, section 2). Least squares with a 95% profile interval,
+    from the batch that made most progress on; smaller ones suffer from the noise floor of a constant rate, which the law
+    does not know. nan for fewer than three branches, or where none made progress.
     """
     sizes, losses = np.array(sorted(branches), float).reshape(-1, 2).T
     gains = start - losses

@@ -2,7 +2,7 @@
 
     python transformers/noise_scale.py --preset quick     one net, four batch sizes: B_crit beside B_simple
     python transformers/noise_scale.py                    the King James Bible, all predictions
-    python transformers/noise_scale.py --preset full      the star: other texts, sizes and optimisers too; two hours
+    python transformers/noise_scale.py --preset full      the star: other texts, sizes and optimisers too
 
 For every batch size the learning rate is tuned, and the steps to several losses are counted (batch_sweep.py); a hyperbola
 through them gives the critical batch size (critical_batch.py). Where a net reaches a loss, its gradient noise is measured,
@@ -46,8 +46,9 @@ from common.run import (
     write_json,
 )
 from local_noise import Effort, measure_cell
+from noise_report import finite, fits, noise_rows, sweep_rows, told
 from noiseplots import overview, prediction_panels
-from predictions import ArmResult, arm_result, correlation, kaplan_law, tuned, verdicts
+from predictions import arm_result, tuned, verdicts
 
 HERE = Path(__file__).resolve().parent
 SOURCES = (
@@ -72,7 +73,7 @@ Task = Literal["kjv", "shakespeare", "tinyshakespeare", "repeat", "ascending"]
 @dataclass(frozen=True)
 class Config:
     preset: Literal["quick", "default", "full"] = "default"
-    """quick: under a minute on two CPU cores; default: ten minutes; full: the reference results, two hours"""
+    """quick: under a minute on two CPU cores; default: meant for ten minutes; full: all arms, meant for two hours"""
     device: DeviceName = "auto"
     """where to train; auto: the CPU, since the nets are tiny"""
     seed: int = 0
@@ -261,85 +262,6 @@ def start_worker() -> None:
     configure_cpu(1)
 
 
-# ---------------------------------------------------------------- the report
-
-
-def sweep_rows(study: Study, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """batch_sweep.csv: one row per run and loss."""
-    rows = []
-    for cell in cells:
-        for trial in cell["trials"]:
-            for goal, steps in zip(study.goals, trial["steps"], strict=True):
-                rows.append(
-                    {
-                        "arm": study.arm.name,
-                        "seed": cell["seed"],
-                        "batch": cell["batch"],
-                        "tokens_per_step": cell["batch"] * cell["context"],
-                        "rate": trial["rate"],
-                        "goal": goal,
-                        "steps": "" if steps is None else round(steps, 2),
-                        "steps_made": trial["made"],
-                        "seconds": round(trial["seconds"], 2),
-                    }
-                )
-    return rows
-
-
-def noise_rows(arm: ArmResult) -> list[dict[str, Any]]:
-    """noise.csv: one row per arm and loss at which the noise was measured, in tokens."""
-    rows = []
-    for one in arm.measured:
-        row: dict[str, Any] = {"arm": arm.name, "level": one.level, "loss": one.loss, "step": one.step}
-        for name in ("b_simple", "b_noise", "branched"):
-            for part, value in asdict(getattr(one, name)).items():
-                row[f"{name}_{part}"] = value
-        rows.append(row)
-    return rows
-
-
-def fits(arm: ArmResult) -> dict[str, Any]:
-    """fits.json: what the sweep of one arm came to, in tokens."""
-    goals = []
-    for one in arm.at:
-        row: dict[str, Any] = {"goal": one.goal, "runs": int(one.runs.reached.sum())}
-        row |= {name: asdict(getattr(one, name)) for name in ("averaged", "branched")}
-        if one.fit:
-            row |= {name: asdict(getattr(one.fit, name)) for name in ("s_min", "b_crit", "exponent")}
-            row["misfit"] = one.fit.misfit
-        pairs = zip(one.runs.batch, one.runs.steps, one.rates, one.runs.reached, strict=True)
-        row["tuned"] = [dict(zip(("batch", "steps", "rate", "reached"), map(float, p), strict=True)) for p in pairs]
-        goals.append(row)
-    found = correlation(arm)
-    return {
-        "arm": arm.name,
-        "goals": goals,
-        "kaplan": kaplan_law(arm),
-        "positions": {str(m): asdict(b) for m, b in arm.positions.items()},
-        "correlation": {"b_1": found[0], "rho": found[1]} if found else None,
-        "layers": {name: asdict(b) for name, b in arm.layers.items()},
-    }
-
-
-def finite(value: Any) -> Any:
-    """With None for what JSON does not have: infinity, of an interval without an end, and nan."""
-    if isinstance(value, dict):
-        return {name: finite(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def told(verdict: dict[str, Any]) -> str:
-    """A verdict in two lines."""
-    low, high = (math.inf if end is None else end for end in (verdict["lo95"], verdict["hi95"]))
-    number = "no number" if verdict["value"] is None else f"{verdict['value']:.3g} [{low:.3g}, {high:.3g}]"
-    return (
-        f"{verdict['name']} {verdict['verdict']} ({verdict['arm']}): {verdict['claim']}\n"
-        f"    {verdict['number']}: {number}, n = {verdict['n']}"
-    )
-
-
 def collected(pool: Pool, jobs: list[Job], folder: Path, bar: tqdm) -> dict[str, dict[str, Any]]:
     """The results of the jobs by key; those that failed are said and missing."""
     found = {}
@@ -397,7 +319,7 @@ def main() -> int:
         arm = arm_result(asdict(study.arm), study.goals, swept[study], measured[job.key])
         arms += [arm] if study.swept else []
         sizes += [arm] if study.arm.width != config.width else []
-        rows += sweep_rows(study, swept[study])
+        rows += sweep_rows(study.arm, study.goals, swept[study])
     judged = [verdict.row() for verdict in verdicts(arms[0], arms, sizes)]
     write_csv(run.folder / "batch_sweep.csv", rows)
     every = {arm.name: arm for arm in (*arms, *sizes)}.values()

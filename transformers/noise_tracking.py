@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradient_noise import Interval, ratio_of_means, two_batch
+from common.stats import two_batch
+from gradient_noise import Interval, ratio_of_means
 
-EVERY = 4  # steps: tracking every one would cost a tenth of the time
+EVERY = 4  # steps; so it takes 4% of the time (tests/benchmarks/tracking_overhead.py)
 LAST = 0.5  # of the rows: those that the run's own noise scale comes from
 
 

@@ -40,8 +40,7 @@ def once(ax: Axes, **where: object) -> None:
     """A legend that names everything one time."""
     handles, labels = ax.get_legend_handles_labels()
     first = dict(zip(reversed(labels), reversed(handles), strict=True))
-    names = [label for label in dict.fromkeys(labels)]
-    ax.legend([first[label] for label in names], names, **where)  # type: ignore[arg-type]
+    ax.legend([first[label] for label in dict.fromkeys(labels)], list(dict.fromkeys(labels)), **where)  # type: ignore[arg-type]
 
 
 def overview(arms: Sequence[ArmResult], path: Path) -> None:

@@ -322,7 +322,7 @@ def p5_size(arms: Sequence[ArmResult]) -> Verdict:
 
 
 def p6_learning_rate(arm: ArmResult) -> Verdict:
-    """The tuned rate is eps_max / (1 + B* / B)^alpha, eps_max depending on the loss (eq. 2.6, appendix A.2)."""
+    """The tuned rate is eps_max / (1 + B* / B)^alpha, eps_max depending on the loss (section 2, appendix A.2)."""
     low, high = RATES[arm.optimizer]
     claim = f"tuned rates follow eps_max / (1 + B* / B)^alpha with alpha from {low:g} to {high:g}"
     what = "alpha"
