@@ -33,6 +33,7 @@ from batch_sweep import (
     full_steps,
     loss_at,
     next_check,
+    read_trials,
     train_to,
     tune,
 )
@@ -164,6 +165,27 @@ def test_a_goal_that_no_rate_reaches_stays_open(problem):
     assert all(trial.steps == [math.inf] for trial in trials)
     nearest = int(np.argmin([trial.curve[-1][1] for trial in trials]))
     assert 0 < nearest < len(trials) - 1
+
+
+def test_a_cell_that_was_killed_keeps_its_trials(problem, tmp_path, monkeypatch):
+    arguments = (problem, 16, 128.0, [1.0, 0.01], 1e5)  # the last is not reached, and rates of hundreds diverge
+    whole = tune(*arguments)
+    partial, begun = tmp_path / "cell.partial", []
+
+    def mortal(*rest):
+        begun.append(rest)
+        if len(begun) == 4:
+            raise KeyboardInterrupt
+        return train_to(*rest)
+
+    monkeypatch.setattr("batch_sweep.train_to", mortal)
+    with pytest.raises(KeyboardInterrupt):
+        tune(*arguments, partial=partial)
+    kept = read_trials(partial)
+    assert len(kept) == 3
+    resumed = tune(*arguments, partial=partial)
+    assert len(begun) == 1 + len(whole)  # none was run twice but the one that was cut off
+    assert [(t.rate, t.steps, t.curve) for t in resumed] == [(t.rate, t.steps, t.curve) for t in whole]
 
 
 @given(st.floats(2, 2000))

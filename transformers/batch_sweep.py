@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.run import read_json, write_json
 from corpora import load_corpus
 from decoder import Decoder, Shape, parts_of
 from evaluation import window_losses
@@ -253,13 +254,20 @@ def train_to(
 
 
 def tune(
-    problem: Problem, batch: int, start: float, goals: list[float], most_tokens: float, seed: int = 0
+    problem: Problem,
+    batch: int,
+    start: float,
+    goals: list[float],
+    most_tokens: float,
+    seed: int = 0,
+    partial: Path | None = None,
 ) -> list[Trial]:
     """Trials at rates `start` x 2^k, as many as it takes for the best of every goal to lie between two worse ones.
 
-    A goal that no rate reaches within `most_tokens` stays open. In the order of their rates.
+    A goal that no rate reaches within `most_tokens` stays open. In the order of their rates. `partial` is a file that keeps
+    each trial as soon as it ends: a cell of the largest batches takes minutes, and goes on from there.
     """
-    trials: dict[int, Trial] = {}
+    trials = read_trials(partial) if partial else {}
     budget = most_tokens / (batch * problem.context)
 
     def best(goal: int) -> int | None:
@@ -285,7 +293,34 @@ def tune(
         pace = trials[nearest()].curve if trials and None in leaders else None
         usable = pace if pace and math.isfinite(pace[-1][1]) else None
         trials[missing[0]] = train_to(problem, batch, start * 2.0 ** missing[0], goals, limits, seed, usable)
+        if partial:
+            write_json(partial, {str(k): plain(trial) for k, trial in trials.items()})
     return [trials[k] for k in sorted(trials)]
+
+
+def plain(trial: Trial) -> dict[str, Any]:
+    """As JSON has it: None for infinity."""
+
+    def known(number: float) -> float | None:
+        return number if math.isfinite(number) else None
+
+    return asdict(trial) | {
+        "steps": [known(steps) for steps in trial.steps],
+        "curve": [(step, known(loss)) for step, loss in trial.curve],
+    }
+
+
+def read_trials(path: Path) -> dict[int, Trial]:
+    """What `tune` has kept in a file, by power of two; nothing where there is none."""
+
+    def number(value: float | None) -> float:
+        return math.inf if value is None else value
+
+    found = {}
+    for k, row in (read_json(path) if path.exists() else {}).items():
+        steps, curve = row.pop("steps"), row.pop("curve")
+        found[int(k)] = Trial(**row, steps=[*map(number, steps)], curve=[(step, number(loss)) for step, loss in curve])
+    return found
 
 
 def tune_cell(
@@ -297,17 +332,12 @@ def tune_cell(
     seed: int,
     root: str,
     device: str,
+    partial: str,
 ) -> dict[str, Any]:
-    """`tune` as a job of common/pool.py: plain values in, plain values out, infinite steps as None."""
+    """`tune` as a job of common/pool.py: plain values in, plain values out, as `plain` has them."""
     problem = Problem(Arm(**arm), Path(root), torch.device(device), torch.float32)
-    began = time.perf_counter()
-    trials = tune(problem, batch, start, goals, most_tokens, seed)
-    rows = [
-        {
-            **asdict(trial),
-            "steps": [steps if np.isfinite(steps) else None for steps in trial.steps],
-            "curve": [point for point in trial.curve if np.isfinite(point[1])],
-        }
-        for trial in trials
-    ]
-    return {"batch": batch, "context": problem.context, "trials": rows, "seconds": time.perf_counter() - began}
+    trials = tune(problem, batch, start, goals, most_tokens, seed, Path(partial))
+    seconds = sum(trial.seconds for trial in trials)
+    found = {"batch": batch, "context": problem.context, "trials": [*map(plain, trials)], "seconds": seconds}
+    Path(partial).unlink(missing_ok=True)
+    return found
