@@ -35,7 +35,8 @@ def noise_rows(arm: ArmResult) -> list[dict[str, Any]]:
     """noise.csv: one row per arm and loss at which the noise was measured, in tokens."""
     rows = []
     for one in arm.measured:
-        row: dict[str, Any] = {"arm": arm.name, "level": one.level, "loss": one.loss, "step": one.step}
+        row: dict[str, Any] = {"arm": arm.name, "tokens_per_step": arm.batch}
+        row |= {"level": one.level, "loss": one.loss, "step": one.step}
         for name in ("b_simple", "b_noise", "branched"):
             for part, value in asdict(getattr(one, name)).items():
                 row[f"{name}_{part}"] = value

@@ -68,6 +68,8 @@ class ArmResult:
     context: int
     at: tuple[AtLoss, ...]
     measured: tuple[Measured, ...]
+    batch: float
+    """tokens of a step of the run that was measured; nan where none was"""
     positions: dict[int, Interval]
     """B_simple in sequences with a loss on so many tokens of each, at the last goal"""
     layers: dict[str, Interval]
@@ -180,27 +182,29 @@ def arm_result(
     """Fits and noise scales of an arm from its tuning cells and its measuring cell (either may be missing)."""
     context = (measured or cells[0])["context"]
     kept = measured["levels"] if measured else []
-    found = [noise_at(one, context) for one in kept]
-    at = []
-    for i, goal in enumerate(goals):
-        runs, rates = tuned(cells, i)
-        fit = fit_hyperbola(runs) if len(set(runs.batch[runs.reached])) >= 3 else None
-        so_far = [one for one in found if one.level >= goal]
-        averaged = branched = NAN
-        if so_far and so_far[-1].level == goal and measured:
-            tokens = measured["batch"] * context
-            steps = [one.step for one in so_far]
-            averaged = trajectory_average(steps, [one.b_simple for one in so_far], tokens)
-            branched = trajectory_average(steps, [one.branched for one in so_far], tokens)
-        at.append(AtLoss(goal, runs, rates, fit, averaged, branched))
     positions: dict[int, Interval] = {}
     layers: dict[str, Interval] = {}
     if kept:
         positions = {int(m): read_squares(one).b_simple() for m, one in kept[-1].get("positions", {}).items()}
         squares = read_squares(kept[-1]["squares"])
         layers = {layer: squares.b_simple(layer).scaled(context) for layer in squares.names}
+    found = tuple(noise_at(one, context) for one in kept)
+    batch = measured["batch"] * context if measured else math.nan
+    at = tuple(at_loss(goal, *tuned(cells, i), found, batch) for i, goal in enumerate(goals))
     name = f"{arm['task']}-{arm['width']}-{arm['optimizer']}"
-    return ArmResult(name, arm["optimizer"], arm["width"], context, tuple(at), tuple(found), positions, layers)
+    return ArmResult(name, arm["optimizer"], arm["width"], context, at, found, batch, positions, layers)
+
+
+def at_loss(goal: float, runs: Runs, rates: Array, found: Sequence[Measured], batch: float) -> AtLoss:
+    """The fit at one loss, and what was measured down to it with `batch` tokens."""
+    fit = fit_hyperbola(runs) if len(set(runs.batch[runs.reached])) >= 3 else None
+    so_far = [one for one in found if one.level >= goal]
+    averaged = branched = NAN
+    if so_far and so_far[-1].level == goal:
+        steps = [one.step for one in so_far]
+        averaged = trajectory_average(steps, [one.b_simple for one in so_far], batch)
+        branched = trajectory_average(steps, [one.branched for one in so_far], batch)
+    return AtLoss(goal, runs, rates, fit, averaged, branched)
 
 
 # ---------------------------------------------------------------- the predictions
