@@ -135,7 +135,7 @@ GOALS: dict[str, tuple[float, ...]] = {
 }
 # Losses above the goals, at which the noise is measured too: as factors on the first goal.
 EARLIER = (1.4, 1.25, 1.12)
-# First guesses of the tuned rates at BASE_BATCH sequences, and how they change with the batch.
+# First guesses of the tuned rates from BASE_BATCH sequences on; below, they fall with the batch.
 START: dict[str, float] = {"adamw": 4.0, "muon": 1.5, "sgd": 0.5}
 BASE_BATCH, START_EXPONENT = 32, {"adamw": 0.5, "muon": 0.5, "sgd": 0.7}
 LIGHT = Effort(repeats=8, big=64, parts=8, hessian_repeats=0, branches=(), positions=())
@@ -204,7 +204,7 @@ def studies(config: Config) -> list[Study]:
 
 def start_rate(optimizer: str, batch: int) -> float:
     """Where the search for a rate begins."""
-    return START[optimizer] * (batch / BASE_BATCH) ** START_EXPONENT[optimizer]
+    return START[optimizer] * min(1.0, batch / BASE_BATCH) ** START_EXPONENT[optimizer]
 
 
 def tuning_jobs(config: Config, study: Study, root: str, device: str, folder: Path) -> dict[str, Job]:
