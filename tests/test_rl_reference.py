@@ -35,7 +35,7 @@ def rows(name: str) -> list[dict[str, str]]:
 def test_every_environment_reaches_its_target(env):
     column, target, steps = REACHED[env]
     mine = [row for row in rows("classic/runs.csv") if row["env"] == env and row["algo"] == "vpg"]
-    assert len(mine) >= (1 if env.startswith("Bipedal") else 5)
+    assert len(mine) >= (3 if env.startswith("Bipedal") else 5)
     assert {row["status"] for row in mine} == {"ok"}
     assert statistics.mean(float(row[column]) for row in mine) >= target
     assert all(steps <= int(row["steps"]) < steps + 4096 for row in mine)  # the last batch may go over
