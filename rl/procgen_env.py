@@ -77,13 +77,20 @@ def normalised_return(env_id: str, value: float) -> float:
     return (value - low) / (high - low)
 
 
+def backend() -> str:
+    """The package that plays the games here: procgen, else envpool; empty where neither is installed."""
+    if importlib.util.find_spec("procgen") and importlib.util.find_spec("gym3"):
+        return "procgen"
+    return "envpool" if importlib.util.find_spec("envpool") else ""
+
+
 def make_procgen(env_id: str, n: int, levels: int, render: bool = False) -> VectorEnv:
     """`n` games on the backend that is installed, begun once to see that it works; BadInput where none is or does."""
     game, mode = game_and_mode(env_id)
     try:
-        if importlib.util.find_spec("procgen") and importlib.util.find_spec("gym3"):
+        if backend() == "procgen":
             return _begun(ProcgenEngine(game, mode, n, levels, render))
-        if importlib.util.find_spec("envpool"):
+        if backend() == "envpool":
             return _begun(ProcgenEnvpool(game, mode, n, levels))
     except (ImportError, OSError, AssertionError) as error:  # a library that cannot be loaded, Qt for one
         why = (str(error).splitlines() or [type(error).__name__])[0]

@@ -39,7 +39,7 @@ from common.run import Run, available_cores, results_folder, short_hash, source_
 from envs import Streams, make_streams
 from gradients import fit_values
 from policy import ActorCritic
-from procgen_env import is_procgen, normalised_return
+from procgen_env import backend, is_procgen, normalised_return
 from rollout import AT_ONCE, Collector, ObservationScaler, RewardScaler, interval, play, seeds
 from settings import PRESETS, Config, check_meaning, resolve
 from updates import make_batch, update_policy
@@ -282,6 +282,8 @@ def open_run(config: Config, given: Config, device: torch.device, image: bool) -
     identity = {**kept, "device": device.type, "sources": sources}
     if image:  # sums over another number of threads, or in another precision, are not the same to the bit
         identity |= {"threads": torch.get_num_threads(), "dtype": str(compute_dtype(device)[0])}
+    if is_procgen(config.env):  # the two draw other levels from one seed
+        identity["backend"] = backend()
     slug = "".join(c if c.isalnum() or c in "._-" else "-" for c in config.env)
     name = config.name or f"{slug}-{short_hash(identity)}-s{config.seed}"
     return Run(results_folder(config.results_dir, "rl") / name, identity, str(device), asdict(given))

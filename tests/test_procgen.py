@@ -327,9 +327,10 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 
 @engine
-def test_a_stopped_run_ends_where_an_uninterrupted_one_ends(tmp_path, monkeypatch):
+@pytest.mark.parametrize("quiet", [True, False])  # one thread; all cores, and the engine's own threads
+def test_a_stopped_run_ends_where_an_uninterrupted_one_ends(tmp_path, monkeypatch, quiet):
     given = small(total_steps=8 * 16 * 6, results_dir=str(tmp_path / "a"), minibatches=2)
-    _, whole = vpg.run_config(given, quiet=True)
+    _, whole = vpg.run_config(given, quiet=quiet)
     stopped = replace(given, results_dir=str(tmp_path / "b"))
 
     class Stop(Exception):
@@ -346,10 +347,11 @@ def test_a_stopped_run_ends_where_an_uninterrupted_one_ends(tmp_path, monkeypatc
     monkeypatch.setattr(vpg, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(vpg.Run, "save", save_and_stop)
     with pytest.raises(Stop):
-        vpg.run_config(stopped, quiet=True)
+        vpg.run_config(stopped, quiet=quiet)
     assert saves == [128]
-    _, resumed = vpg.run_config(stopped, quiet=True)
+    _, resumed = vpg.run_config(stopped, quiet=quiet)
     assert rows_of(resumed) == rows_of(whole)
+    assert json.loads((whole / "config.json").read_text())["config"]["backend"] == "procgen"
     a, b = (json.loads((folder / "summary.json").read_text()) for folder in (whole, resumed))
     for name in ("eval_return_mean", "test_return_mean", "eval_success", "test_return_normalised"):
         assert a[name] == b[name]
