@@ -61,7 +61,7 @@ def measured_of(losses: list[float], b_simple: list[float], positions: dict[str,
     found = [
         {
             **{"level": loss, "loss": loss - 0.01, "step": 50 * (i + 1), "squares": squares_of(b / CONTEXT)},
-            "branches": [(B, loss - 0.01 - 0.1 / (1 + B / 32)) for B in (4, 16, 64, 256)],
+            "branches": [(B, [loss - 0.01 - 0.1 / (1 + B / 32) + x for x in (-1e-4, 1e-4)]) for B in 2 ** np.arange(9)],
         }
         for i, (loss, b) in enumerate(zip(losses, b_simple, strict=True))
     ]
@@ -141,7 +141,7 @@ def test_the_unit_is_found(power, passed):
 def test_branches_are_held_against_the_sweep():
     arm = arm_result(ARM, LOSSES, cells_of([320.0] * 4), measured_of(LOSSES, [320.0] * 4))
     found = p12_branches(arm)
-    assert arm.measured[0].branched.value == pytest.approx(320, rel=0.03)
+    assert arm.measured[0].branched.value == pytest.approx(320, rel=0.05)
     assert found.found.value == pytest.approx(1, rel=0.1)
     assert found.passed
 

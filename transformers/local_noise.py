@@ -3,7 +3,7 @@
 The second half is branched training, after Merrill et al. 2025: copies of the net and its optimiser go on for the same
 number of tokens with larger and smaller batches, the rate in step with them. It measures a critical batch size that assumes
 nothing about gradients. Merrill et al. ask for the largest batch that loses no more than a tolerance; to compare with the
-theory, the noise scale is taken here that explains how their progress falls with the batch.
+theory, in which a batch of B_noise makes half the progress per token of a small one, half the progress is asked for here.
 """
 
 import copy
@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 
 from batch_sweep import WARMUP, Arm, Problem, Stepper, train_to
-from critical_batch import SPAN, allowance, ends
 from decoder import Decoder
 from gradient_noise import IGNORED, Batch, Interval, Squares, hessian_moments, loss_of, measure
 from kernels import PLAIN
@@ -28,6 +27,7 @@ MEASURED = 1 << 20  # the seeds of what is measured on; training has those below
 WINDOW = 0.25  # of the tokens seen so far: how long branches are trained
 LEAST_STEPS = 4  # of a branch: fewer measure how its optimiser starts
 DIVERGED_LOSS = 100.0  # nats, of a branch whose loss is no number
+DRAWS = 1000  # of the branches' luck, from which the interval comes
 LAST = (0.8, 0.9, 1.0)  # of a branch: where its loss is measured; the mean counts
 
 
@@ -61,10 +61,11 @@ def branch_losses(
     step: int,
     how: Effort,
     seed: int,
-) -> list[tuple[int, float]]:
-    """(batch, loss) after WINDOW more tokens with each batch `factor` x `batch`, from a net that `step` steps have trained.
+) -> list[tuple[int, list[float]]]:
+    """(batch, losses) after WINDOW more tokens with each batch `factor` x `batch`, from a net that `step` steps have trained.
 
-    The rate grows with the square root of the factor, for SGD with the factor itself (Merrill et al. 2025, section 3).
+    One loss for each order of the data. The rate grows with the square root of the factor, for SGD with the factor itself
+    (Merrill et al. 2025, section 3).
     """
     found = []
     tokens = WINDOW * step * batch * problem.context
@@ -74,40 +75,65 @@ def branch_losses(
         if steps < LEAST_STEPS:
             continue
         scaled = rate * (factor if problem.arm.optimizer == "sgd" else math.sqrt(factor))
-        losses = []
+        found.append((size, []))
         for order in range(how.branch_seeds):
             branch = copy.deepcopy(model)
             stepper = Stepper(branch, problem.arm.optimizer, size, problem.dtype)
             stepper.load(copy.deepcopy(state), size)
             data = problem.batches(size, MEASURED + 8 + how.branch_seeds * seed + order)
             checks = [max(1, round(share * steps)) for share in LAST]
+            losses = []
             for i in range(steps):
                 loss_of(branch, data(i)).backward()
                 stepper.step(WARMUP + i, scaled)
                 losses += [problem.loss(branch)] * checks.count(i + 1)
-        mean = float(np.mean(losses))
-        found.append((size, mean if math.isfinite(mean) else DIVERGED_LOSS))
+            mean = float(np.mean(losses))
+            found[-1][1].append(mean if math.isfinite(mean) else DIVERGED_LOSS)
     return found
 
 
-def branched_noise(branches: list[tuple[int, float]], start: float) -> Interval:
-    """The B_noise with which the branches' progress from the loss `start` fits best: it falls by 1 / (1 + B / B_noise).
+def half_progress(sizes: NDArray[Any], gains: NDArray[Any]) -> float:
+    """The batch at which half of the most is gained, above the one that gained most: straight in log B between branches.
 
-    That is the best step's gain per token (McCandlish et al. 2018, section 2). Least squares with a 95% profile interval,
-    from the batch that made most progress on; smaller ones suffer from the noise floor of a constant rate, which the law
-    does not know. nan for fewer than three branches, or where none made progress.
+    Where the smallest gained most, it too had lost something by its size, B / B_noise, which is allowed for. Infinite where
+    all larger batches gain more than half; nan where none gains anything.
     """
-    sizes, losses = np.array(sorted(branches), float).reshape(-1, 2).T
-    gains = start - losses
-    if not len(gains) or gains.max() <= 0 or len(gains) - gains.argmax() < 3:
+    best = int(gains.argmax())
+    half = gains[best] / 2
+    if half <= 0:
+        return math.nan
+    for i in range(best + 1, len(sizes)):
+        if gains[i] <= half:
+            share = (gains[i - 1] - half) / (gains[i - 1] - gains[i])
+            found = float(np.exp(np.log(sizes[i - 1]) + share * np.log(sizes[i] / sizes[i - 1])))
+            # 1 + found / B_noise = 2 (1 + smallest / B_noise)
+            return max(found - 2 * sizes[0], sizes[0] / 2) if best == 0 else found
+    return math.inf
+
+
+def branched_noise(branches: list[tuple[int, list[float]]], start: float, seed: int = 0) -> Interval:
+    """The batch at which branches from the loss `start` make half the progress of the best of them, with a 95% interval.
+
+    The best step of a batch B gains 1 / (1 + B / B_noise) of what the best step along the true gradient would (McCandlish
+    et al. 2018, section 2), and so half of it at B_noise. The interval is of redrawn losses: their scatter between orders of
+    the data is pooled over the batches, leaving out those that lost what had been learnt. nan for fewer than three branches,
+    two orders, or no progress.
+    """
+    sizes = np.array([size for size, _ in sorted(branches)], float)
+    losses = np.array([found for _, found in sorted(branches)], float)
+    if len(sizes) < 3 or losses.shape[1] < 2:
         return Interval(math.nan, math.nan, math.nan)
-    B, gains = sizes[gains.argmax() :], gains[gains.argmax() :] / gains.max()
-    grid = np.linspace(np.log(B[0]) - SPAN, np.log(B[-1]) + SPAN, 800)
-    law = 1 / (1 + B / np.exp(grid)[:, None])
-    scale = (law * gains).sum(1) / (law * law).sum(1)
-    squares = ((gains - scale[:, None] * law) ** 2).sum(1)
-    inside = squares <= squares.min() + allowance(float(squares.min()), len(B), 2)
-    return Interval(float(np.exp(grid[squares.argmin()])), *ends(grid, inside))
+    gains = start - losses.mean(1)
+    steady = losses[gains > 0]
+    value = half_progress(sizes, gains)
+    if not math.isfinite(value) or not len(steady):
+        return Interval(value, math.nan, math.nan)
+    deviation = math.sqrt(float(steady.var(1, ddof=1).mean()) / losses.shape[1])
+    random = np.random.default_rng(seed)
+    drawn = gains + deviation * random.standard_t(len(steady) * (losses.shape[1] - 1), size=(DRAWS, len(gains)))
+    found = np.array([half_progress(sizes, row) for row in drawn])
+    low, high = np.quantile(np.where(np.isnan(found), math.inf, found), (0.025, 0.975), method="nearest")
+    return Interval(value, float(low), float(high))
 
 
 def plain_copy(model: Decoder) -> Decoder:

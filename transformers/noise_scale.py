@@ -94,16 +94,18 @@ class Config:
     """the base: AdamW, SGD with momentum, or Muon"""
     context: int = 64
     """tokens of a text's sequence"""
-    batches: tuple[int, ...] = (2, 8, 32, 64, 128, 256)
+    batches: tuple[int, ...] = (2, 8, 24, 64, 160)
     """batch sizes in sequences"""
     goals: tuple[float, ...] = ()
-    """losses in nats per token, descending; default: by task"""
+    """losses in nats per token, descending; default: the first --depth of the task's own"""
+    depth: int = 3
+    """how many of a task's own losses to go down"""
     seeds: int = 1
     """runs of every batch size of the base"""
     sizes: tuple[int, ...] = (32, 128)
     """widths whose noise scale is measured beside the base's"""
-    effort: Literal["light", "whole"] = "whole"
-    """what is measured at each loss; light: B_simple alone, on fewer batches"""
+    effort: Literal["light", "medium", "whole"] = "medium"
+    """how much is measured at each loss; light: B_simple alone, on fewer batches"""
     star: bool = False
     """change one factor at a time: other tasks and optimisers with every second batch size"""
     max_tokens: float = 3.6e6
@@ -122,7 +124,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_tokens": 1e6,
     },
     "default": {},
-    "full": {"batches": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512), "seeds": 2, "star": True},
+    "full": {
+        "batches": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+        "depth": 4,
+        "seeds": 2,
+        "effort": "whole",
+        "star": True,
+    },
 }
 # Losses that take 40 to 140 steps with large batches: of fewer, the start of every run is too large a part. `ascending` is
 # so easy that it takes as few however low they lie.
@@ -138,15 +146,20 @@ EARLIER = (1.4, 1.25, 1.12)
 # First guesses of the tuned rates from BASE_BATCH sequences on; below, they fall with the batch.
 START: dict[str, float] = {"adamw": 4.0, "muon": 1.5, "sgd": 0.5}
 BASE_BATCH, START_EXPONENT = 32, {"adamw": 0.5, "muon": 0.5, "sgd": 0.7}
-LIGHT = Effort(repeats=8, big=64, parts=8, hessian_repeats=0, branches=(), positions=())
-UNSWEPT = Effort(hessian_repeats=0, branches=(), positions=())
+EFFORTS = {
+    "light": Effort(repeats=8, big=64, parts=8, hessian_repeats=0, branches=(), positions=()),
+    "medium": Effort(repeats=8, hessian_repeats=4, branches=(0.5, 1.0, 2.0, 4.0, 8.0)),
+    "whole": Effort(),
+}
 
 
 def check(config: Config) -> Config:
     """With the task's goals; BadInput for what cannot be run."""
     if config.name is not None:
         check_name(config.name)
-    config = config if config.goals else replace(config, goals=GOALS[config.task])
+    if not 1 <= config.depth <= 4:
+        raise BadInput(f"--depth must be from 1 to 4, not {config.depth}")
+    config = config if config.goals else replace(config, goals=GOALS[config.task][: config.depth])
     positive = all(math.isfinite(goal) and goal > 0 for goal in config.goals)
     if not positive or list(config.goals) != sorted(set(config.goals), reverse=True):
         raise BadInput("--goals must be positive losses, each below the one before")
@@ -176,29 +189,29 @@ class Study:
     effort: Effort
     seeds: int = 1
     swept: bool = True
-    """whether B_crit comes out of it; else one batch size is tuned, to measure with"""
+    """whether B_crit comes out of it; else its noise is measured with the base's batch and rate"""
 
 
 def studies(config: Config) -> list[Study]:
     """The base first; then, one factor changed at a time, the sizes, and with --star the other tasks and optimisers."""
     base = Arm(config.task, config.width, config.optimizer, context=config.context)
-    whole = Effort() if config.effort == "whole" else LIGHT
-    found = [Study(base, config.goals, config.batches, whole, config.seeds)]
+    how = EFFORTS[config.effort]
+    found = [Study(base, config.goals, config.batches, how, config.seeds)]
     coarse = config.batches[1::2] if len(config.batches) >= 9 else config.batches
-    one = (min(config.batches, key=lambda batch: abs(math.log(batch / BASE_BATCH))),)
     for width in config.sizes:
         arm = replace(base, width=width)
         if config.star:
-            found.append(Study(arm, config.goals, coarse, whole))
+            found.append(Study(arm, config.goals, coarse, how))
         else:
-            found.append(Study(arm, config.goals, one, LIGHT if config.effort == "light" else UNSWEPT, swept=False))
+            noise_alone = replace(how, hessian_repeats=0, branches=(), positions=())
+            found.append(Study(arm, config.goals, (), noise_alone, swept=False))
     if config.star:
         for optimizer in ("adamw", "sgd", "muon"):
             if optimizer != config.optimizer:
-                found.append(Study(replace(base, optimizer=optimizer), config.goals, coarse, whole))
+                found.append(Study(replace(base, optimizer=optimizer), config.goals, coarse, how))
         for task in ("kjv", "shakespeare", "repeat", "ascending"):
             if task != config.task:
-                found.append(Study(replace(base, task=task), GOALS[task], coarse, whole))
+                found.append(Study(replace(base, task=task), GOALS[task][: config.depth], coarse, how))
     return found
 
 
@@ -229,7 +242,7 @@ def tuning_jobs(config: Config, study: Study, root: str, device: str, folder: Pa
 
 
 def measuring_job(config: Config, study: Study, batch: int, rate: float, root: str, device: str) -> Job:
-    """The cell that trains once more, with one batch size at its tuned rate, and measures on the way."""
+    """The cell that trains once more, with one batch size at its tuned rate and a new seed, and measures on the way."""
     arguments = {
         "arm": asdict(study.arm),
         "batch": batch,
@@ -238,7 +251,7 @@ def measuring_job(config: Config, study: Study, batch: int, rate: float, root: s
         "goals": list(study.goals),
         "most_tokens": config.max_tokens,
         "effort": asdict(study.effort),
-        "seed": config.seed,
+        "seed": config.seed + config.seeds,
         "root": root,
         "device": device,
     }
@@ -303,7 +316,8 @@ def main() -> int:
     with Pool(min(workers, count), start_worker) as pool, tqdm(total=count, unit="cell") as bar:
         found = collected(pool, [job for study in star for job in jobs[study].values()], cells, bar)
         swept = {study: [found[key] for key in jobs[study] if key in found] for study in star}
-        points = {study: measuring_point(swept[study]) if swept[study] else None for study in star}
+        points = {study: measuring_point(swept[study]) for study in star if swept[study]}
+        points = {study: points.get(study if study.swept else star[0]) for study in star}
         if points[star[0]] is None and len(found) == sum(map(len, jobs.values())):
             raise BadInput("no run reached any of the losses: give higher --goals or more --max-tokens")
         measuring = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogFormatter, NullFormatter
 
 from common.plots import PALETTE, new_figure, save_figure, sequence, style
 from critical_batch import power_law
@@ -30,10 +30,16 @@ def error(ax: Axes, x: float, interval: Interval, color: object, mark: str, labe
 
 
 def plain_ticks(ax: Axes) -> None:
-    """Logarithmic axes: labels at powers of ten where there are two at least, so that no two labels meet."""
+    """Logarithmic axes: labels at powers of ten where there are two at least, else at some numbers between them too."""
     for axis, limits in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
-        if axis.get_scale() == "log" and abs(math.log10(limits[1] / limits[0])) > 1.2:
+        if axis.get_scale() != "log":
+            continue
+        low, high = sorted(map(math.log10, limits))
+        if math.floor(high) - math.ceil(low) >= 1:
             axis.set_minor_formatter(NullFormatter())
+        else:
+            axis.set_major_formatter(LogFormatter())
+            axis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.6)))
 
 
 def once(ax: Axes, **where: object) -> None:
@@ -106,7 +112,7 @@ def against_loss(ax: Axes, arm: ArmResult) -> None:
     """P4: critical batch and noise scales as the loss falls."""
     swept = [(one.goal, one.fit.b_crit) for one in arm.at if one.fit is not None]
     kinds = [("B_crit, sweep (average)", swept)]
-    for label, name in (("B_simple", "b_simple"), ("B_noise", "b_noise"), ("branches", "branched")):
+    for label, name in (("B_simple", "b_simple"), ("B_noise", "b_noise"), ("branches' half progress", "branched")):
         kinds.append((label, [(one.loss, getattr(one, name)) for one in arm.measured]))
     for i, (label, found) in enumerate(kinds):
         points = [(L, b) for L, b in found if np.isfinite(b.value) and b.value > 0]
