@@ -73,6 +73,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, default=_plain, allow_nan=False) + "\n")
 
 
+def finite(value: Any) -> Any:
+    """With None for what JSON does not have: infinity, and nan. Tuples become lists."""
+    if isinstance(value, dict):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """All rows at once; the columns are the keys of the rows in order of appearance."""
     columns = list(dict.fromkeys(key for row in rows for key in row))

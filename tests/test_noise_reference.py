@@ -1,7 +1,6 @@
-"""The committed full run of noise_scale.py: its verdicts follow from its tables, and README says them."""
+"""The committed sweep of noise_scale.py's whole star: it is complete, and README's table follows from it."""
 
 import csv
-import json
 import math
 import re
 from collections import defaultdict
@@ -10,118 +9,88 @@ from typing import Any
 
 import pytest
 
-from gradient_noise import Interval
-from predictions import ArmResult, Measured, at_loss, tuned, verdicts
+from predictions import ArmResult, Verdict, at_loss, p1_hyperbola, p4_growth, p6_learning_rate, tuned
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "results/reference/transformers/noise_scale"
 BASE = "kjv-64-adamw"
-pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="no reference run is committed")
 
 
-def rows_by_arm(name: str) -> dict[str, list[dict[str, str]]]:
-    found = defaultdict(list)
-    with open(FOLDER / name, newline="") as file:
-        for row in csv.DictReader(file):
-            found[row["arm"]].append(row)
-    return found
-
-
-def cells_of(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+def cells_of(rows: list[dict[str, str]], goals: list[float]) -> list[dict[str, Any]]:
     """The tuning cells of an arm as the script has them, from batch_sweep.csv."""
-    goals = sorted({float(row["goal"]) for row in rows}, reverse=True)
     cells: dict[tuple[str, int], dict[float, dict[str, Any]]] = {}
-    contexts = {}
     for row in rows:
-        batch = int(row["batch"])
-        contexts[batch] = int(row["tokens_per_step"]) // batch
-        trials = cells.setdefault((row["seed"], batch), {})
+        trials = cells.setdefault((row["seed"], int(row["batch"])), {})
         trial = trials.setdefault(float(row["rate"]), {"steps": [None] * len(goals), "made": int(row["steps_made"])})
         trial["steps"][goals.index(float(row["goal"]))] = float(row["steps"]) if row["steps"] else None
+    context = int(rows[0]["tokens_per_step"]) // int(rows[0]["batch"])
     return [
         {
-            **{"batch": batch, "context": contexts[batch]},
+            **{"batch": batch, "context": context},
             "trials": [{"rate": rate, **trial} for rate, trial in sorted(trials.items())],
         }
         for (_, batch), trials in cells.items()
     ]
 
 
-def measured_of(rows: list[dict[str, str]]) -> list[Measured]:
-    """What was measured on the way, from noise.csv."""
-
-    def interval(row: dict[str, str], name: str) -> Interval:
-        return Interval(*(float(row[f"{name}_{part}"]) for part in ("value", "lo95", "hi95")))
-
-    return [
-        Measured(
-            float(row["level"]),
-            float(row["loss"]),
-            int(row["step"]),
-            *(interval(row, name) for name in ("b_simple", "b_noise", "branched")),
-        )
-        for row in rows
-    ]
-
-
 @pytest.fixture(scope="module")
-def fits() -> dict[str, Any]:
-    return json.loads((FOLDER / "fits.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def arms(fits) -> list[ArmResult]:
-    """Everything that the verdicts need, from the two tables; the noise of parts of a sequence from fits.json."""
-    sweep, noise = rows_by_arm("batch_sweep.csv"), rows_by_arm("noise.csv")
-    found = []
-    for kept in fits["arms"]:
-        name = kept["arm"]
-        cells, measured = cells_of(sweep[name]), measured_of(noise[name])
-        batch = float(noise[name][0]["tokens_per_step"])
-        goals = sorted({float(row["goal"]) for row in sweep[name]}, reverse=True)
-        at = tuple(at_loss(goal, *tuned(cells, i), measured, batch) for i, goal in enumerate(goals))
-        positions = {
-            int(m): Interval(b["value"], b["lo95"], math.inf if b["hi95"] is None else b["hi95"])
-            for m, b in kept["positions"].items()
-        }
+def arms() -> dict[str, ArmResult]:
+    by_arm: dict[str, list[dict[str, str]]] = defaultdict(list)
+    with open(FOLDER / "batch_sweep.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            by_arm[row["arm"]].append(row)
+    found = {}
+    for name, rows in by_arm.items():
+        goals = sorted({float(row["goal"]) for row in rows}, reverse=True)
+        cells = cells_of(rows, goals)
+        at = tuple(at_loss(goal, *tuned(cells, i), (), math.nan) for i, goal in enumerate(goals))
         _, width, optimizer = name.split("-")
-        context = cells[0]["context"]
-        found.append(ArmResult(name, optimizer, int(width), context, at, tuple(measured), batch, positions, {}))
+        found[name] = ArmResult(name, optimizer, int(width), cells[0]["context"], at, (), math.nan, {}, {})
     return found
 
 
-def test_the_verdicts_follow_from_the_tables(fits, arms):
-    assert arms[0].name == BASE
-    sizes = [arm for arm in arms if arm.name.startswith("kjv-") and arm.name.endswith("-adamw") and arm.width != 64]
-    assert len(sizes) == 2
-    again = [verdict.row() for verdict in verdicts(arms[0], arms, sizes)]
-    assert len(again) == len(fits["predictions"]) > 40
-    for mine, kept in zip(again, fits["predictions"], strict=True):
-        assert (mine["name"], mine["arm"], mine["n"]) == (kept["name"], kept["arm"], kept["n"])
-        assert mine["verdict"] == kept["verdict"], (mine, kept)
-        for part in ("value", "lo95", "hi95"):
-            if kept[part] is not None:  # steps are written with two decimals
-                assert mine[part] == pytest.approx(kept[part], rel=0.02, abs=0.02), (mine, kept)
-
-
 def test_the_star_is_complete(arms):
-    assert {arm.name for arm in arms} == {
+    assert set(arms) == {
         BASE,
         *(f"kjv-{width}-adamw" for width in (32, 128)),
         *(f"kjv-64-{optimizer}" for optimizer in ("sgd", "muon")),
         *(f"{task}-64-adamw" for task in ("shakespeare", "repeat", "ascending")),
     }
-    assert all(sum(one.fit is not None for one in arm.at) >= 1 for arm in arms)
+    for name, arm in arms.items():
+        tried = 20 if name == BASE else 5
+        assert len(arm.at) == 4
+        # A cell whose best rate is at an end of those that were tried is left out.
+        assert all(one.fit is not None and tried - 1 <= one.runs.reached.sum() <= tried for one in arm.at)
 
 
-def test_readme_says_what_the_run_found(fits):
-    """The table of verdicts in README has a row per prediction and arm that it names, with these numbers."""
+def judged(verdict: Verdict) -> str:
+    """A cell of README's table: the number, and the verdict where there is one."""
+    found = verdict.found
+    number = f"{found.value:.2g} [{found.lo95:.2g}, {found.hi95:.2g}]".replace("inf", "∞")
+    return f"{number}, {verdict.word}"
+
+
+def row(arm: ArmResult) -> str:
+    """A row of README's table."""
+    ends = (arm.at[0], arm.at[-1])
+    critical = " | ".join(
+        f"{one.fit.b_crit.value:,.0f} [{one.fit.b_crit.lo95:,.0f}, {one.fit.b_crit.hi95:,.0f}] at {one.goal:g}"
+        for one in ends
+        if one.fit
+    )
+    verdicts = (p1_hyperbola(arm), p4_growth(arm)[0], p6_learning_rate(arm))
+    return f"| {arm.name} | {critical} | " + " | ".join(map(judged, verdicts)) + " |"
+
+
+def test_readmes_table_is_what_the_sweep_gives(arms):
     text = (ROOT / "README.md").read_text()
-    rows = re.findall(r"^\| (P\d+b?) [^|]*\| ([\w-]+) \| (holds|fails|not decided) \| ([^|]+) \|$", text, re.MULTILINE)
-    kept = {(row["name"], row["arm"]): row for row in fits["predictions"]}
-    assert {name for name, *_ in rows} >= {"P1", "P3", "P4", "P5", "P6", "P10", "P12"}
-    for name, arm, verdict, number in rows:
-        found = kept[name, arm]
-        assert found["verdict"] == verdict
-        value, low, high = (math.inf if found[part] is None else found[part] for part in ("value", "lo95", "hi95"))
-        assert number == f"{value:.2g} [{low:.2g}, {high:.2g}]".replace("inf", "∞")
+    rows = re.findall(r"^\| (?:kjv|shakespeare|repeat|ascending)-\d+-\w+ \|.*$", text, re.MULTILINE)
+    assert rows == [row(arm) for arm in arms.values()]
+
+
+def test_on_the_base_three_predictions_hold(arms):
+    """With twenty tuned runs a loss; five a loss, as the other arms have, often leave it open."""
+    base = arms[BASE]
+    assert p1_hyperbola(base).passed
+    assert p4_growth(base)[0].passed
+    assert p6_learning_rate(base).passed

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.run import read_json, write_json
+from common.run import finite, read_json, write_json
 from corpora import load_corpus
 from decoder import Decoder, Shape, parts_of
 from evaluation import window_losses
@@ -294,20 +294,8 @@ def tune(
         usable = pace if pace and math.isfinite(pace[-1][1]) else None
         trials[missing[0]] = train_to(problem, batch, start * 2.0 ** missing[0], goals, limits, seed, usable)
         if partial:
-            write_json(partial, {str(k): plain(trial) for k, trial in trials.items()})
+            write_json(partial, {str(k): finite(asdict(trial)) for k, trial in trials.items()})
     return [trials[k] for k in sorted(trials)]
-
-
-def plain(trial: Trial) -> dict[str, Any]:
-    """As JSON has it: None for infinity."""
-
-    def known(number: float) -> float | None:
-        return number if math.isfinite(number) else None
-
-    return asdict(trial) | {
-        "steps": [known(steps) for steps in trial.steps],
-        "curve": [(step, known(loss)) for step, loss in trial.curve],
-    }
 
 
 def read_trials(path: Path) -> dict[int, Trial]:
@@ -334,10 +322,10 @@ def tune_cell(
     device: str,
     partial: str,
 ) -> dict[str, Any]:
-    """`tune` as a job of common/pool.py: plain values in, plain values out, as `plain` has them."""
+    """`tune` as a job of common/pool.py: plain values in, plain values out, None for infinite steps and losses."""
     problem = Problem(Arm(**arm), Path(root), torch.device(device), torch.float32)
     trials = tune(problem, batch, start, goals, most_tokens, seed, Path(partial))
     seconds = sum(trial.seconds for trial in trials)
-    found = {"batch": batch, "context": problem.context, "trials": [*map(plain, trials)], "seconds": seconds}
     Path(partial).unlink(missing_ok=True)
-    return found
+    rows = [finite(asdict(trial)) for trial in trials]
+    return {"batch": batch, "context": problem.context, "trials": rows, "seconds": seconds}

@@ -67,15 +67,6 @@ def fits(arm: ArmResult) -> dict[str, Any]:
     }
 
 
-def finite(value: Any) -> Any:
-    """With None for what JSON does not have: infinity, of an interval without an end, and nan."""
-    if isinstance(value, dict):
-        return {name: finite(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def told(verdict: dict[str, Any]) -> str:
     """A verdict in two lines."""
     low, high = (math.inf if end is None else end for end in (verdict["lo95"], verdict["hi95"]))

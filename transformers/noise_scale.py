@@ -38,6 +38,7 @@ from common.run import (
     Run,
     available_cores,
     check_name,
+    finite,
     read_json,
     results_folder,
     short_hash,
@@ -46,7 +47,7 @@ from common.run import (
     write_json,
 )
 from local_noise import Effort, measure_cell
-from noise_report import finite, fits, noise_rows, sweep_rows, told
+from noise_report import fits, noise_rows, sweep_rows, told
 from noiseplots import overview, prediction_panels
 from predictions import arm_result, tuned, verdicts
 
@@ -316,8 +317,8 @@ def main() -> int:
     with Pool(min(workers, count), start_worker) as pool, tqdm(total=count, unit="cell") as bar:
         found = collected(pool, [job for study in star for job in jobs[study].values()], cells, bar)
         swept = {study: [found[key] for key in jobs[study] if key in found] for study in star}
-        points = {study: measuring_point(swept[study]) for study in star if swept[study]}
-        points = {study: points.get(study if study.swept else star[0]) for study in star}
+        tuned_for = {study: swept[study if study.swept else star[0]] for study in star}
+        points = {study: measuring_point(tried) if tried else None for study, tried in tuned_for.items()}
         if points[star[0]] is None and len(found) == sum(map(len, jobs.values())):
             raise BadInput("no run reached any of the losses: give higher --goals or more --max-tokens")
         measuring = {

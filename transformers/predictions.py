@@ -171,7 +171,7 @@ def noise_at(kept: dict[str, Any], context: int) -> Measured:
         curvature, trace = np.array(kept["hessian"]).T
         b_noise = ratio_of_means(trace, curvature).scaled(context)
     if kept.get("branches"):
-        branched = branched_noise([(size, losses) for size, losses in kept["branches"]], kept["loss"]).scaled(context)
+        branched = branched_noise(kept["branches"], kept["loss"]).scaled(context)
     b_simple = read_squares(kept["squares"]).b_simple().scaled(context)
     return Measured(kept["level"], kept["loss"], kept["step"], b_simple, b_noise, branched)
 
