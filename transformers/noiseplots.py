@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogFormatter, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from common.plots import PALETTE, new_figure, save_figure, sequence, style
 from critical_batch import power_law
@@ -30,16 +30,15 @@ def error(ax: Axes, x: float, interval: Interval, color: object, mark: str, labe
 
 
 def plain_ticks(ax: Axes) -> None:
-    """Logarithmic axes: labels at powers of ten where there are two at least, else at some numbers between them too."""
+    """Logarithmic axes: labels at powers of ten where there are two at least, else at their double and fivefold too."""
     for axis, limits in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
         if axis.get_scale() != "log":
             continue
         low, high = sorted(map(math.log10, limits))
-        if math.floor(high) - math.ceil(low) >= 1:
-            axis.set_minor_formatter(NullFormatter())
-        else:
-            axis.set_major_formatter(LogFormatter())
-            axis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.6)))
+        axis.set_minor_formatter(NullFormatter())
+        if math.floor(high) - math.ceil(low) < 1:
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
 def once(ax: Axes, **where: object) -> None:
@@ -126,7 +125,7 @@ def against_loss(ax: Axes, arm: ArmResult) -> None:
     ax.set(yscale="log", xlabel="loss (nats per token), falling to the right", ylabel="batch (tokens)")
     ax.set_title(f"P4: {arm.name} as the loss falls")
     ax.invert_xaxis()
-    once(ax, loc="best", fontsize=7)
+    once(ax, loc="upper left", fontsize=7)
 
 
 def nothing(ax: Axes, why: str) -> None:
