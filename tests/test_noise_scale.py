@@ -214,8 +214,13 @@ def test_the_interval_of_branches_covers_what_they_were_drawn_from():
     assert 0.88 <= inside / 200 <= 0.995
 
 
+def test_branches_that_all_make_progress_give_a_lower_end_alone():
+    found = branched_noise([(1, [2.0, 2.0]), (4, [2.04, 2.06]), (16, [2.18, 2.2])], 2.4)
+    assert found.value == found.hi95 == math.inf
+    assert 8 < found.lo95 < 16  # where half the progress of the best, 0.2, may be made
+
+
 def test_branches_that_say_nothing_give_no_number():
-    assert branched_noise([(1, [2.0, 2.0]), (4, [2.0, 2.1]), (16, [2.0, 2.0])], 2.4).value == math.inf
     for losses in ([], [[2.0, 2.0], [2.1, 2.0]], [[2.5, 2.5], [2.6, 2.5], [2.7, 2.6]], [[2.0], [2.1], [2.4]]):
         assert math.isnan(branched_noise([(4**k, found) for k, found in enumerate(losses)], 2.4).value)
 

@@ -169,8 +169,19 @@ def test_the_average_along_a_run_is_that_of_the_theory():
     found = trajectory_average(steps.tolist(), values, 100)
     assert found.value == pytest.approx((steps * worth).sum() / worth.sum(), rel=0.02)
     assert math.isnan(trajectory_average([10], [Interval(math.nan, math.nan, math.nan)], 50).value)
-    open_end = [Interval(100.0, 50.0, math.inf)]
-    assert trajectory_average([10], open_end, 50).hi95 == math.inf
+
+
+def test_steps_that_are_worth_nothing_count_in_the_average():
+    open_end, closed = Interval(100.0, 50.0, math.inf), Interval(100.0, 100.0, 100.0)
+    assert trajectory_average([10], [open_end], 50).hi95 == math.inf
+    # Worth 0 for the first ten steps and 1/3 in the end: far below infinity, above 100.
+    found = trajectory_average([10, 1000], [open_end, closed], 50)
+    assert found.value == pytest.approx(100)
+    steps = np.arange(1, 1001)
+    worth = np.interp(np.log(steps), np.log([10, 1000]), [0, 1 / 3])
+    assert found.hi95 == pytest.approx(50 * (1 - worth).sum() / worth.sum(), rel=0.02)
+    endless = Interval(math.inf, 50.0, math.inf)  # a value that lies beyond what was tried is none to leave out
+    assert trajectory_average([10, 1000], [endless, closed], 50).value == pytest.approx(found.hi95)
 
 
 def test_a_mean_of_ratios_knows_the_widths_and_the_spread():

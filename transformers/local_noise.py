@@ -116,8 +116,8 @@ def branched_noise(branches: list[tuple[int, list[float]]], start: float, seed: 
 
     The best step of a batch B gains 1 / (1 + B / B_noise) of what the best step along the true gradient would (McCandlish
     et al. 2018, section 2), and so half of it at B_noise. The interval is of redrawn losses: their scatter between orders of
-    the data is pooled over the batches, leaving out those that lost what had been learnt. nan for fewer than three branches,
-    two orders, or no progress.
+    the data is pooled over the batches, leaving out those that lost what had been learnt. Infinite where the largest batch
+    makes more than half the progress too. nan for fewer than three branches, two orders, or no progress.
     """
     sizes = np.array([size for size, _ in sorted(branches)], float)
     losses = np.array([found for _, found in sorted(branches)], float)
@@ -126,7 +126,7 @@ def branched_noise(branches: list[tuple[int, list[float]]], start: float, seed: 
     gains = start - losses.mean(1)
     steady = losses[gains > 0]
     value = half_progress(sizes, gains)
-    if not math.isfinite(value) or not len(steady):
+    if math.isnan(value):
         return Interval(value, math.nan, math.nan)
     deviation = math.sqrt(float(steady.var(1, ddof=1).mean()) / losses.shape[1])
     random = np.random.default_rng(seed)

@@ -143,11 +143,12 @@ def tuned(cells: Sequence[dict[str, Any]], goal: int) -> tuple[Runs, Array]:
 def trajectory_average(steps: Sequence[float], values: Sequence[Interval], batch: float) -> Interval:
     """What B_crit at the end of a run is, if `values` are the critical batch along it: (appendix D.1) E_min / S_min.
 
-    At a fixed batch B a step is worth 1 / (1 + B_noise / B) of the least number of steps, so that S_min is the sum of
-    that over the steps and E_min the sum of B_noise times that. Between measurements B_noise is straight in log(step),
-    before the first one it is the first. The ends of the interval are those of all values at once.
+    At a fixed batch B a step is worth w = 1 / (1 + B_noise / B) of the least number of steps, so that S_min is the sum of w
+    over the steps and E_min that of B_noise w = B (1 - w): an infinite B_noise, of steps that are worth nothing, is a number
+    like any other. Between measurements w is straight in log(step), before the first one it is the first. The ends of the
+    interval are those of all values at once.
     """
-    usable = [(s, v) for s, v in zip(steps, values, strict=True) if np.isfinite(v.value) and v.value > 0]
+    usable = [(s, v) for s, v in zip(steps, values, strict=True) if v.value > 0]
     if not usable:
         return NAN
     at = np.log([max(s, 1.0) for s, _ in usable])
@@ -155,11 +156,8 @@ def trajectory_average(steps: Sequence[float], values: Sequence[Interval], batch
     width = np.gradient(np.exp(grid))
 
     def average(numbers: list[float]) -> float:
-        if not all(np.isfinite(number) for number in numbers):
-            return math.inf
-        noise = np.exp(np.interp(grid, at, np.log(np.maximum(numbers, 1e-9))))
-        worth = width / (1 + noise / batch)
-        return float((noise * worth).sum() / worth.sum())
+        worth = float((np.interp(grid, at, [1 / (1 + max(n, 0.0) / batch) for n in numbers]) * width).sum())
+        return batch * (float(width.sum()) - worth) / worth if worth else math.inf
 
     return Interval(*(average([getattr(v, part) for _, v in usable]) for part in ("value", "lo95", "hi95")))
 
