@@ -14,6 +14,7 @@ from common.stats import two_batch
 from policy import ActorCritic
 
 IMAGES_AT_ONCE = 256  # through a convolutional net, forwards and backwards
+IMAGES_KEPT = 2048  # whose activations may wait for the gradient: 2 GB of the full residual net's
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,15 @@ class Weights:
     value: float = 0.0
 
 
-def vpg_loss(model: ActorCritic, batch: Batch, weights: Weights, count: int) -> Tensor:
+def vpg_loss(
+    model: ActorCritic, batch: Batch, weights: Weights, count: int, known: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
     """-1/count sum_i log pi(a_i|s_i) A_i, and the terms of `weights`; its gradient is the policy gradient.
 
-    Sutton et al. 1999, theorem 1, with the advantage in place of the action value; Spinning Up, "VPG".
+    Sutton et al. 1999, theorem 1, with the advantage in place of the action value; Spinning Up, "VPG". `known` are the
+    actor's output and the values with their graphs, where the pass that acted has kept them.
     """
-    head, value = heads(model, batch)
+    head, value = known or heads(model, batch)
     gain = model.policy.log_prob(head, batch.actions) * batch.advantages
     return total_loss(model, batch, head, value, gain, weights, count)
 
@@ -118,18 +122,33 @@ def noise_scale(group_gradients: list[Tensor], streams: int) -> NoiseScale:
     return NoiseScale(float(squared_norm), float(trace))
 
 
+def even_groups(streams: int, groups: int) -> int:
+    """`groups` where as many streams go into each, else 1."""
+    return groups if streams % groups == 0 else 1
+
+
 def grouped_gradient(
-    model: ActorCritic, batch: Batch, weights: Weights, streams: int, groups: int
+    model: ActorCritic,
+    batch: Batch,
+    weights: Weights,
+    streams: int,
+    groups: int,
+    passes: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> tuple[list[Tensor], NoiseScale | None]:
     """The gradient of the whole batch's `vpg_loss`, parameter by parameter, and its noise scale from `groups` of streams.
 
-    The gradient is the sum of the groups' parts, so measuring its noise costs nothing but smaller matrix products.
+    The gradient is the sum of the groups' parts, so measuring its noise costs nothing but smaller matrix products. `passes`
+    are the groups' forward passes, if the policy has not moved since they were made.
     """
-    k = groups if streams % groups == 0 else 1
+    k = even_groups(streams, groups)
     parts: list[list[Tensor]] = []
     for group in range(k):
         mine = batch.rows((batch.streams * k // streams == group).nonzero().squeeze(-1)) if k > 1 else batch
-        parts.append(chunked_gradient(vpg_loss, model, mine, weights, len(batch)))
+        if passes:
+            loss = vpg_loss(model, mine, weights, len(batch), passes[group])
+            parts.append(list(torch.autograd.grad(loss, model.actor_parameters())))
+        else:
+            parts.append(chunked_gradient(vpg_loss, model, mine, weights, len(batch)))
     total = [torch.stack(pieces).sum(0) for pieces in zip(*parts, strict=True)] if k > 1 else parts[0]
     # A group's own mean gradient is k times its share of the sum.
     noise = noise_scale([k * flat(part) for part in parts], streams) if k > 1 else None

@@ -158,6 +158,9 @@ class Rollout:
     finals: list[tuple[int, np.ndarray, Tensor]]  # (t, indices, true final observations)
     heads: Tensor  # (T, N, A) the actor's output for every observation but the last
     values: Tensor | None  # (T + 1, N) of `obs`, where the policy's encoder gives them on the way
+    passes: list[
+        tuple[Tensor, Tensor]
+    ]  # heads and values of each group's steps, with their graphs, where they are kept
 
     @property
     def steps(self) -> int:
@@ -188,13 +191,18 @@ class Collector:
             self.reward_scaler.running[:] = 0.0
 
     @torch.no_grad()
-    def collect(self, model: ActorCritic, random: torch.Generator) -> Rollout:
-        """`horizon` steps of every environment, with actions sampled from the policy."""
+    def collect(self, model: ActorCritic, random: torch.Generator, groups: int = 0) -> Rollout:
+        """`horizon` steps of every environment, with actions sampled from the policy.
+
+        With `groups`, of a policy whose encoder gives the values too, the passes that choose the actions keep their graphs,
+        one for each group of environments: a gradient at the policy that acted needs no other.
+        """
         T, N, streams, policy = self.horizon, self.streams.n, self.streams, model.policy
         obs = np.empty((T + 1, *self.obs.shape), self.obs.dtype)
         actions = torch.empty(T, N, *policy.action_shape, dtype=policy.action_dtype)
         heads: list[Tensor] = []
         values = torch.empty(T + 1, N) if model.joint else None
+        passes: list[list[tuple[Tensor, Tensor]]] = []
         rewards = np.empty((T, N), np.float32)
         terminated, truncated, valid = (np.empty((T, N), bool) for _ in range(3))
         raw_finals: list[tuple[int, np.ndarray, np.ndarray]] = []
@@ -206,9 +214,12 @@ class Collector:
             seen = torch.from_numpy(scale(obs[t])).to(device)
             if values is None:
                 head = model.head(seen)
+            elif groups:
+                with torch.enable_grad():
+                    passes.append([model.head_and_value(part) for part in seen.chunk(groups)])
+                head, values[t] = (torch.cat(parts).detach() for parts in zip(*passes[t], strict=True))
             else:
-                head, value = model.head_and_value(seen)
-                values[t] = value
+                head, values[t] = model.head_and_value(seen)
             heads.append(head.cpu())
             actions[t] = policy.sample(heads[t], random)
             step = streams.step(policy.to_env(actions[t]))
@@ -239,6 +250,7 @@ class Collector:
             [(t, which, torch.from_numpy(scale(final))) for t, which, final in raw_finals],
             torch.stack(heads),
             values,
+            joined(passes, torch.from_numpy(valid)),
         )
         if values is not None:
             values[T] = model.value(rollout.obs[T].to(device))
@@ -257,6 +269,17 @@ class Collector:
             self.scaler.load(state["scaler"])
         if self.reward_scaler:
             self.reward_scaler.load(state["rewards"])
+
+
+@torch.enable_grad()
+def joined(passes: list[list[tuple[Tensor, Tensor]]], valid: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Each group's heads (M, A) and values (M,) of its valid steps, from those of T steps and k groups."""
+    found = []
+    groups = list(zip(*passes, strict=True))
+    for steps, here in zip(groups, valid.chunk(len(groups) or 1, 1), strict=False):
+        head, value = (torch.stack(parts)[here.to(parts[0].device)] for parts in zip(*steps, strict=True))
+        found.append((head, value))
+    return found
 
 
 @torch.inference_mode()

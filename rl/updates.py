@@ -1,5 +1,7 @@
 """One update: advantages, the policy's step or steps, and what is worth knowing of them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -7,11 +9,13 @@ from torch import Tensor
 from advantages import episode_returns, explained_variance, gae, normalised, rewards_to_go
 from gradients import (
     IMAGES_AT_ONCE,
+    IMAGES_KEPT,
     Batch,
     NoiseScale,
     Weights,
     apply_gradient,
     chunked_gradient,
+    even_groups,
     grouped_gradient,
     ppo_loss,
     vpg_loss,
@@ -20,6 +24,7 @@ from policy import ActorCritic
 from rollout import Rollout
 from settings import Config
 
+NOISE_GROUPS = 2  # of environments, from whose gradients the noise scale comes
 IMAGES_TO_COMPARE = 256  # of a batch, for the KL divergence of its update: all of them would cost a third of the update
 
 
@@ -80,18 +85,33 @@ def shuffled(batch: Batch, parts: int, random: torch.Generator) -> list[Batch]:
     return [batch.rows(index) for index in order.chunk(parts)]
 
 
+def groups_to_keep(config: Config, model: ActorCritic) -> int:
+    """For how many groups of environments acting keeps its passes for the update; 0 where the update makes its own."""
+    streams = config.num_envs or 1
+    images = streams * (config.horizon or 1)
+    return (
+        even_groups(streams, NOISE_GROUPS) if model.joint and config.minibatches == 1 and images <= IMAGES_KEPT else 0
+    )
+
+
 def update_policy(
-    config: Config, model: ActorCritic, batch: Batch, optimizer: torch.optim.Optimizer, random: torch.Generator
+    config: Config,
+    model: ActorCritic,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    random: torch.Generator,
+    passes: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> tuple[dict[str, float], NoiseScale | None]:
     """VPG's one step, or its steps in one pass of minibatches, or PPO's epochs of minibatches.
 
-    In a single pass of minibatches the policy moves between them, and no ratio corrects for it.
+    In a single pass of minibatches the policy moves between them, and no ratio corrects for it. `passes` are those that
+    chose the actions, where they were kept: a third of what an update costs.
     """
     parameters, most = model.actor_parameters(), config.max_grad_norm or 0.0
     weights, parts = Weights(config.entropy or 0.0, config.value_weight or 0.0), config.minibatches or 1
     gradient, noise, norms = None, None, []
     if parts == 1 or not model.image:  # else it would cost a pass that nothing but the noise scale needs
-        gradient, noise = grouped_gradient(model, batch, weights, config.num_envs or 1, groups=2)
+        gradient, noise = grouped_gradient(model, batch, weights, config.num_envs or 1, NOISE_GROUPS, passes)
     for epoch in range(config.epochs or 1):
         for rows in shuffled(batch, parts, random):
             if rows is batch and epoch == 0:

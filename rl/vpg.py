@@ -42,7 +42,7 @@ from policy import ActorCritic
 from procgen_env import backend, is_procgen, normalised_return
 from rollout import AT_ONCE, Collector, ObservationScaler, RewardScaler, interval, play, seeds
 from settings import PRESETS, Config, check_meaning, resolve
-from updates import make_batch, update_policy
+from updates import groups_to_keep, make_batch, update_policy
 
 HERE = Path(__file__).resolve().parent
 SOURCES = (
@@ -107,11 +107,12 @@ class Trainer:
         if config.anneal:
             for group in self.optimizer.param_groups:
                 group["lr"] = (config.lr or 0.0) * (1 - self.step / (config.total_steps or 1))
-        rollout = self.collector.collect(self.model, self.random)
+        keep = groups_to_keep(config, self.model)
+        rollout = self.collector.collect(self.model, self.random, keep)
         while not rollout.steps:  # one step of environments that all reset themselves
-            rollout = self.collector.collect(self.model, self.random)
+            rollout = self.collector.collect(self.model, self.random, keep)
         batch, known = make_batch(config, rollout, self.model)
-        more, noise = update_policy(config, self.model, batch, self.optimizer, self.random)
+        more, noise = update_policy(config, self.model, batch, self.optimizer, self.random, rollout.passes)
         if not self.model.joint:
             epochs, size = config.value_epochs or 0, config.value_minibatch or 0
             fit_values(self.model, batch, self.value_optimizer, epochs, size, self.random)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import evaluate
+import gradients
 import vpg
 from common.errors import BadInput
 from envs import Streams, make_streams
@@ -28,7 +29,8 @@ from procgen_env import (
     make_procgen,
     normalised_return,
 )
-from rollout import Collector, play
+from rollout import Collector, joined, play
+from updates import groups_to_keep
 
 HERE = importlib.util.find_spec("procgen") is not None and importlib.util.find_spec("gym3") is not None
 engine = pytest.mark.skipif(not HERE, reason="Procgen's engine has no wheel for this machine")
@@ -304,12 +306,40 @@ def test_only_a_shared_encoder_learns_from_the_values(critic, trunk_moves):
 
 
 @engine
+@pytest.mark.parametrize("critic", ["shared", "detached"])
+@pytest.mark.parametrize("games", [8, 5])  # two groups of four, and one of five
+def test_passes_that_acted_give_the_gradient_that_new_ones_give(critic, games):
+    config = vpg.resolve(small(critic=critic, bf16=False, num_envs=games))
+    trainer = vpg.Trainer(config, torch.device("cpu"))
+    rollout = trainer.collector.collect(trainer.model, trainer.random, groups_to_keep(config, trainer.model))
+    batch, _ = vpg.make_batch(config, rollout, trainer.model)
+    weights = gradients.Weights(0.01, 0.5)
+    new, noise = gradients.grouped_gradient(trainer.model, batch, weights, games, 2)
+    kept, same = gradients.grouped_gradient(trainer.model, batch, weights, games, 2, rollout.passes)
+    for a, b in zip(kept, new, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-3)
+    assert (noise is None) == (same is None) == (games == 5)
+    trainer.close()
+
+
+def test_kept_passes_leave_out_what_is_no_transition():
+    passes = [[(torch.full((2, 3), 10.0 * t + g), torch.full((2,), 10.0 * t + g)) for g in (0, 1)] for t in range(3)]
+    valid = torch.ones(3, 4, dtype=torch.bool)
+    valid[1, 0] = valid[2, 3] = False
+    (head, value), (other_head, other) = joined(passes, valid)
+    assert value.tolist() == [0, 0, 10, 20, 20]
+    assert other.tolist() == [1, 1, 11, 11, 21]
+    assert torch.equal(head, value[:, None].expand(5, 3))
+    assert torch.equal(other_head, other[:, None].expand(5, 3))
+    assert joined([], valid) == []
+
+
+@engine
 def test_training_in_parts_of_the_batch_is_training_on_the_batch(monkeypatch):
     config = vpg.resolve(small(bf16=False))
     trainer = vpg.Trainer(config, torch.device("cpu"))
     rollout = trainer.collector.collect(trainer.model, trainer.random)
     batch, _ = vpg.make_batch(config, rollout, trainer.model)
-    import gradients
 
     weights = gradients.Weights(0.01, 0.5)
     whole = gradients.chunked_gradient(gradients.vpg_loss, trainer.model, batch, weights, len(batch))
