@@ -17,7 +17,9 @@ MARKS = "osD^vP*X"
 
 
 def error(ax: Axes, x: float, interval: Interval, color: object, mark: str, label: str | None = None) -> None:
-    """A point with its interval; an arrow where that has no upper end."""
+    """A point with its interval; an arrow where that has no upper end, alone at the lower one where there is no point."""
+    if interval.value == math.inf and interval.lo95 > 0:
+        ax.plot(x, interval.lo95, "^", ms=4, color=color)
     if not np.isfinite(interval.value) or interval.value <= 0:
         return
     value = interval.value
@@ -114,9 +116,9 @@ def against_loss(ax: Axes, arm: ArmResult) -> None:
     for label, name in (("B_simple", "b_simple"), ("B_noise", "b_noise"), ("branches' half progress", "branched")):
         kinds.append((label, [(one.loss, getattr(one, name)) for one in arm.measured]))
     for i, (label, found) in enumerate(kinds):
-        points = [(L, b) for L, b in found if np.isfinite(b.value) and b.value > 0]
-        for L, b in points:
+        for L, b in found:
             error(ax, L * (1 + 0.003 * (i - 1.5)), b, PALETTE[i], MARKS[i], label)
+        points = [(L, b) for L, b in found if np.isfinite(b.value) and b.value > 0]
         if i < 2 and len(points) > 2:
             losses = np.array([L for L, _ in points])
             a, exponent = power_law(losses, [b.value for _, b in points])
