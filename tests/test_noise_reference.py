@@ -1,4 +1,4 @@
-"""The committed run of noise_scale.py's full preset: it is complete; its verdicts and README's tables follow from its CSVs."""
+"""The committed run of noise_scale.py's full preset: it is complete; its verdicts and README's tables follow from CSVs."""
 
 import csv
 import json
