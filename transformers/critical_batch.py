@@ -79,6 +79,8 @@ def levels(runs: Runs, log_shape: Array) -> tuple[Array, Array]:
     y = np.log(runs.steps) - log_shape
     counted = np.broadcast_to(runs.reached, y.shape)
     level = (y * counted).sum(-1) / counted.sum(-1)
+    if runs.reached.all():
+        return level, ((y - level[..., None]) ** 2).sum(-1)
     for _ in range(20):  # a run that was cut off counts while it lies above the curve, which moves the curve
         counted = runs.reached | (y > level[..., None])
         level = (y * counted).sum(-1) / counted.sum(-1)
