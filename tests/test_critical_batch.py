@@ -132,6 +132,12 @@ def test_laws_are_found():
     assert power_law(L, 2e5 * L**-4.8) == pytest.approx((2e5, -4.8))
 
 
+def test_the_weights_of_a_power_law_are_those_of_repeated_points():
+    L, y = np.array([1.0, 2.0, 4.0, 8.0]), np.array([3.0, 5.0, 14.0, 20.0])
+    repeated = power_law(np.repeat(L, [1, 2, 3, 1]), np.repeat(y, [1, 2, 3, 1]))
+    assert power_law(L, y, [1, 2, 3, 1]) == pytest.approx(repeated)
+
+
 def test_the_learning_rate_law_is_found_across_losses_that_not_all_batches_reached():
     for truth in (0.5, 1.0):
         batch = np.concatenate([BATCHES, BATCHES[:4]])

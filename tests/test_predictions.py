@@ -21,6 +21,7 @@ from predictions import (
     p6_learning_rate,
     p10_tokens,
     p12_branches,
+    slope,
     trajectory_average,
     tuned,
 )
@@ -194,6 +195,17 @@ def test_a_mean_of_ratios_knows_the_widths_and_the_spread():
     assert log_mean([(Interval(2.0, 1.0, math.inf), one)])[0].hi95 == math.inf
     assert log_mean([(one, Interval(2.0, 1.0, math.inf))])[0].lo95 == 0
     assert math.isnan(log_mean([])[0].value)
+
+
+def test_a_weighted_slope_does_not_follow_a_point_that_is_hardly_known():
+    exact = [Interval(v, v / 1.01, v * 1.01) for v in (100.0, 200.0, 400.0, 800.0, 1600.0)]  # 1
+    unknown = Interval(1000.0, 100.0, 10_000.0)
+    x = [1.0, 2.0, 4.0, 8.0, 16.0, 0.5]
+    plain, weighted = slope(x, [*exact, unknown]), slope(x, [*exact, unknown], weighted=True)
+    assert weighted.value == pytest.approx(1, abs=0.01)
+    assert 1 in weighted
+    assert plain.value < 0.5
+    assert weighted.hi95 - weighted.lo95 < 0.1 * (plain.hi95 - plain.lo95)
 
 
 def test_only_an_interval_within_the_margin_proves_a_prediction():

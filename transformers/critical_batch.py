@@ -153,9 +153,13 @@ def lowest(x: ArrayLike, y: ArrayLike) -> tuple[float, float, bool]:
     return float(x[i] - slope / (2 * curvature)), float(y[i] - slope**2 / (4 * curvature)), True
 
 
-def power_law(x: ArrayLike, y: ArrayLike) -> tuple[float, float]:
-    """a and b of y = a x^b by least squares of the logarithms. Kaplan et al. 2020, eq. 1.4: B_crit = B* L^(-1 / alpha_B)."""
-    b, log_a = np.polyfit(np.log(np.asarray(x, float)), np.log(np.asarray(y, float)), 1)
+def power_law(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None) -> tuple[float, float]:
+    """a and b of y = a x^b by least squares of the logarithms, whose squared errors may have `weights`.
+
+    Kaplan et al. 2020, eq. 1.4: B_crit = B* L^(-1 / alpha_B).
+    """
+    root = None if weights is None else np.sqrt(np.asarray(weights, float))
+    b, log_a = np.polyfit(np.log(np.asarray(x, float)), np.log(np.asarray(y, float)), 1, w=root)
     return float(np.exp(log_a)), float(b)
 
 

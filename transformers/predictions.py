@@ -255,10 +255,11 @@ def p12_branches(arm: ArmResult) -> Verdict:
     return Verdict("P12", arm.name, claim, passed, what, found, n)
 
 
-def slope(x: Sequence[float], values: Sequence[Interval], seed: int = 0) -> Interval:
+def slope(x: Sequence[float], values: Sequence[Interval], weighted: bool = False, seed: int = 0) -> Interval:
     """The exponent b of value = a x^b with a 95% bootstrap interval: each value drawn from its own interval, the points anew.
 
-    nan for fewer than three points whose intervals have two ends.
+    `weighted`: by the inverse variances of the logarithms, where the points scatter because their intervals are wide, and
+    not because the law is not quite one. nan for fewer than three points whose intervals have two ends.
     """
     usable = [(at, v) for at, v in zip(x, values, strict=True) if np.isfinite([v.value, v.hi95]).all() and v.lo95 > 0]
     if len(usable) < 3:
@@ -266,14 +267,16 @@ def slope(x: Sequence[float], values: Sequence[Interval], seed: int = 0) -> Inte
     points = np.array([at for at, _ in usable], float)
     logs = np.log([v.value for _, v in usable])
     sd = np.array([math.log(v.hi95 / v.lo95) / 3.92 for _, v in usable])
-    value = power_law(points, np.exp(logs))[1]
+    weights = 1 / sd**2 if weighted else np.ones_like(sd)
+    value = power_law(points, np.exp(logs), weights)[1]
     random = np.random.default_rng(seed)
     found: list[float] = []
     while len(found) < DRAWS:
         rows = random.integers(len(points), size=len(points))
         if len(set(points[rows])) < 2:
             continue
-        found.append(power_law(points[rows], np.exp(logs[rows] + sd[rows] * random.normal(size=len(points))))[1])
+        drawn = np.exp(logs[rows] + sd[rows] * random.normal(size=len(points)))
+        found.append(power_law(points[rows], drawn, weights[rows])[1])
     low, high = np.quantile(found, (0.025, 0.975))
     return Interval(value, float(min(low, value)), float(max(high, value)))
 
@@ -345,7 +348,9 @@ def p10_tokens(arm: ArmResult) -> Verdict:
     claim = "tokens are the unit: one sequence's are as good as those of many"
     what = "e of B_simple in tokens ~ (tokens of each sequence)^e; 0 if tokens are the unit, 1 if sequences are"
     lengths = sorted(arm.positions)
-    found = slope(lengths, [arm.positions[m].scaled(m) for m in lengths])
+    found = slope(
+        lengths, [arm.positions[m].scaled(m) for m in lengths], weighted=True
+    )  # short ones are measured worst
     return Verdict("P10", arm.name, claim, judge(found, NONE), what, found, len(lengths))
 
 
@@ -359,8 +364,9 @@ def verdicts(base: ArmResult, swept: Sequence[ArmResult], sizes: Sequence[ArmRes
     """Every prediction on every arm that has what it needs; the base first."""
     found: list[Verdict] = []
     for arm in swept:
-        found += [p1_hyperbola(arm), p3_noise_scale(arm), *p4_growth(arm), p6_learning_rate(arm), p12_branches(arm)]
-    return [*found, p5_size([base, *sizes]), p10_tokens(base)]
+        found += [p1_hyperbola(arm), p3_noise_scale(arm), *p4_growth(arm), p6_learning_rate(arm), p10_tokens(arm)]
+        found.append(p12_branches(arm))
+    return [*found, p5_size([base, *sizes])]
 
 
 def predicted_steps(one: AtLoss, batch: Array) -> Array:
