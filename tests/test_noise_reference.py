@@ -117,6 +117,8 @@ def test_the_verdicts_follow_from_the_tables(fits, judged):
 
 def number(found: Interval) -> str:
     """With its interval, as README has it."""
+    if math.isnan(found.value):
+        return "no number"
     return f"{found.value:.2g} [{found.lo95:.2g}, {found.hi95:.2g}]".replace("inf", "∞")
 
 

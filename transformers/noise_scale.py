@@ -74,7 +74,7 @@ Task = Literal["kjv", "shakespeare", "tinyshakespeare", "repeat", "ascending"]
 @dataclass(frozen=True)
 class Config:
     preset: Literal["quick", "default", "full"] = "default"
-    """quick: under a minute on two CPU cores; default: meant for ten minutes; full: all arms, meant for two hours"""
+    """quick: under a minute on two CPU cores; default: seven minutes; full: all arms, two to three hours"""
     device: DeviceName = "auto"
     """where to train; auto: the CPU, since the nets are tiny"""
     seed: int = 0

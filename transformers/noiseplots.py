@@ -106,6 +106,9 @@ def scatter(ax: Axes, arms: Sequence[ArmResult]) -> None:
     else:
         nothing(ax, "no loss with both")
     ax.set(xscale="log", yscale="log", xlabel="B_crit from the sweep (tokens)")
+    if len(arms) > 3:
+        low, high = ax.get_xlim()
+        ax.set_xlim(low * (low / high) ** 0.5, high)  # room for the legend
     ax.set(ylabel="B_simple, averaged along a run (tokens)", title="P3: what the noise scale predicts")
 
 
@@ -145,7 +148,7 @@ def prediction_panels(arms: Sequence[ArmResult], sizes: Sequence[ArmResult], pat
         parameters(axes[3], arms[0])
         for ax in axes:
             plain_ticks(ax)
-        for ax in axes[:3]:
+        for ax in (axes[0], axes[2]):
             if ax.get_legend_handles_labels()[1]:
                 once(ax, loc="best", fontsize=7)
         save_figure(figure, path)
@@ -168,11 +171,14 @@ def rates(ax: Axes, arms: Sequence[ArmResult]) -> None:
             order = np.argsort(one.runs.batch)
             order = order[one.runs.reached[order]]
             mark = f"{MARKS[i % len(MARKS)]}-"
-            label = f"{arm.name}, loss {one.goal:g}"
+            label = f"{arm.name}, {one.goal:g}"
             ax.plot(one.runs.batch[order], one.rates[order], mark, ms=4, color=PALETTE[i % 7], label=label)
-    ax.set(
-        xscale="log", yscale="log", xlabel="batch (tokens)", ylabel="tuned rate (factor)", title="P6: learning rates"
-    )
+    ax.set(xscale="log", yscale="log", xlabel="batch (tokens)", ylabel="tuned rate (factor)")
+    ax.set_title("P6: learning rates")
+    if ax.get_legend_handles_labels()[1]:
+        low, high = ax.get_ylim()
+        ax.set_ylim(low * (low / high) ** 0.4, high)  # room for the legend
+        once(ax, loc="lower right", fontsize=6, ncol=2, title="arm, loss", title_fontsize=6, columnspacing=1.0)
 
 
 def units(ax: Axes, arm: ArmResult) -> None:
