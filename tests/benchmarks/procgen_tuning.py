@@ -1,0 +1,109 @@
+"""What makes plain policy gradient learn in Procgen: one setting changed at a time, on seeds that are never reported.
+
+    python tests/benchmarks/procgen_tuning.py fruitbot starpilot --variants strict long --frames 250000
+
+Every trial is a run of vpg.py in a process of its own with one thread, without evaluations; the same command goes on where it
+was stopped. Adds to results/reference/rl/procgen/tuning.csv one row per trial and 50,000 frames: the mean return of the
+episodes that ended in them, with their number, and means of entropy, KL divergence, explained variance and frames per second.
+"""
+
+import argparse
+import csv
+import math
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "rl"))
+
+from common.pool import Job, Pool
+from common.run import available_cores, read_metrics, write_csv
+from compare import start_worker
+from vpg import Config, run_config
+
+OUT = ROOT / "results" / "reference" / "rl" / "procgen" / "tuning.csv"
+WINDOW = 50_000  # frames
+LONG = {"num_envs": 64, "horizon": 64, "minibatches": 16}
+# Everything else is what PROCGEN in recipes.py had when a trial was run: gamma 0.999, lambda 0.95, entropy 0.01.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "64 x 16": {"num_envs": 64, "horizon": 16, "lr": 5e-4},
+    "64 x 16, lr 2e-3": {"num_envs": 64, "horizon": 16, "lr": 2e-3},
+    "32 x 8": {"num_envs": 32, "horizon": 8, "lr": 5e-4},
+    "32 x 8, lr 1e-3": {"num_envs": 32, "horizon": 8, "lr": 1e-3},
+    "32 x 8, gamma 0.99": {"num_envs": 32, "horizon": 8, "lr": 5e-4, "gamma": 0.99},
+    "64 x 64 in 16": {**LONG, "lr": 5e-4},
+    "64 x 64 in 16, lr 2e-4": {**LONG, "lr": 2e-4},
+    "ppo": {"algo": "ppo"},
+}
+
+
+def trial(settings: dict[str, Any]) -> dict[str, Any]:
+    """In a worker: one run, by windows."""
+    summary, folder = run_config(Config(**settings), quiet=True)
+    return {"status": summary["status"], "rows": windows(folder / "metrics.csv")}
+
+
+def windows(path: Path) -> list[dict[str, Any]]:
+    """metrics.csv in rows of WINDOW frames; a rest of less than half a window is left out."""
+    metrics = read_metrics(path)
+    steps, episodes = metrics["step"], metrics["episodes"]
+    which = ((steps - 1) // WINDOW).astype(int)
+    rows = []
+    for i in range(which.max() + 1):
+        chosen = which == i
+        if steps[chosen].max() - i * WINDOW < WINDOW / 2:
+            continue
+        ended = chosen & (episodes > 0)
+        mean = {name: float(np.mean(metrics[name][chosen])) for name in ("entropy", "kl", "explained_variance")}
+        weighted = metrics["ended_return"][ended] @ episodes[ended] / episodes[ended].sum() if ended.any() else math.nan
+        rows.append(
+            {
+                "frames": (i + 1) * WINDOW,
+                "return": round(float(weighted), 3),
+                "episodes": int(episodes[chosen].sum()),
+                **{name: float(f"{value:.3g}") for name, value in mean.items()},
+                "frames_per_second": round(float(np.median(metrics["steps_per_second"][chosen]))),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("games", nargs="+")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--frames", type=int, default=250_000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1000])
+    options = parser.parse_args()
+    jobs, what = [], {}
+    for seed in options.seeds:
+        for variant in options.variants:
+            for game in options.games:
+                settings = Config(
+                    env=f"procgen:{game}", seed=seed, total_steps=options.frames, eval_every=0, final_episodes=1,
+                    device="cpu", **VARIANTS[variant],
+                )  # fmt: skip
+                key = f"{game}-{variant.replace(' ', '')}-{options.frames}-s{seed}"
+                jobs.append(Job(key, trial, {"settings": asdict(settings)}))
+                what[key] = {"game": game, "variant": variant, "seed": seed}
+    kept: list[dict[str, Any]] = []
+    if OUT.exists():
+        with open(OUT, newline="") as file:
+            kept = list(csv.DictReader(file))
+    with Pool(min(available_cores(), len(jobs)), start_worker) as pool:
+        for end in pool.map(jobs, ROOT / "results" / "rl" / "procgen-tuning"):
+            mine = what[end.job.key]
+            print(mine, end.error or end.result)
+            if end.result:
+                kept = [row for row in kept if any(str(row[name]) != str(mine[name]) for name in mine)]
+                kept += [{**mine, **row} for row in end.result["rows"]]
+                OUT.parent.mkdir(parents=True, exist_ok=True)
+                write_csv(OUT, kept)
+
+
+if __name__ == "__main__":
+    main()
