@@ -158,9 +158,8 @@ class Rollout:
     finals: list[tuple[int, np.ndarray, Tensor]]  # (t, indices, true final observations)
     heads: Tensor  # (T, N, A) the actor's output for every observation but the last
     values: Tensor | None  # (T + 1, N) of `obs`, where the policy's encoder gives them on the way
-    passes: list[
-        tuple[Tensor, Tensor]
-    ]  # heads and values of each group's steps, with their graphs, where they are kept
+    # Heads and values of each group's steps, with their graphs, where they are kept.
+    passes: list[tuple[Tensor, Tensor]]
 
     @property
     def steps(self) -> int:

@@ -88,10 +88,8 @@ def shuffled(batch: Batch, parts: int, random: torch.Generator) -> list[Batch]:
 def groups_to_keep(config: Config, model: ActorCritic) -> int:
     """For how many groups of environments acting keeps its passes for the update; 0 where the update makes its own."""
     streams = config.num_envs or 1
-    images = streams * (config.horizon or 1)
-    return (
-        even_groups(streams, NOISE_GROUPS) if model.joint and config.minibatches == 1 and images <= IMAGES_KEPT else 0
-    )
+    kept = model.joint and config.minibatches == 1 and streams * (config.horizon or 1) <= IMAGES_KEPT
+    return even_groups(streams, NOISE_GROUPS) if kept else 0
 
 
 def update_policy(

@@ -18,7 +18,7 @@ MARKS = "osD^vP*X"
 
 def error(ax: Axes, x: float, interval: Interval, color: object, mark: str, label: str | None = None) -> None:
     """A point with its interval; an arrow where that has no upper end, alone at the lower one where there is no point."""
-    if interval.value == math.inf and interval.lo95 > 0:
+    if interval.value == math.inf and 0 < interval.lo95 < math.inf:
         ax.plot(x, interval.lo95, "^", ms=4, color=color)
     if not np.isfinite(interval.value) or interval.value <= 0:
         return

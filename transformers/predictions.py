@@ -266,7 +266,7 @@ def slope(x: Sequence[float], values: Sequence[Interval], weighted: bool = False
         return NAN
     points = np.array([at for at, _ in usable], float)
     logs = np.log([v.value for _, v in usable])
-    sd = np.array([math.log(v.hi95 / v.lo95) / 3.92 for _, v in usable])
+    sd = np.array([max(math.log(v.hi95 / v.lo95), 1e-6) / 3.92 for _, v in usable])
     weights = 1 / sd**2 if weighted else np.ones_like(sd)
     value = power_law(points, np.exp(logs), weights)[1]
     random = np.random.default_rng(seed)
@@ -348,9 +348,8 @@ def p10_tokens(arm: ArmResult) -> Verdict:
     claim = "tokens are the unit: one sequence's are as good as those of many"
     what = "e of B_simple in tokens ~ (tokens of each sequence)^e; 0 if tokens are the unit, 1 if sequences are"
     lengths = sorted(arm.positions)
-    found = slope(
-        lengths, [arm.positions[m].scaled(m) for m in lengths], weighted=True
-    )  # short ones are measured worst
+    in_tokens = [arm.positions[m].scaled(m) for m in lengths]
+    found = slope(lengths, in_tokens, weighted=True)  # short ones are measured worst
     return Verdict("P10", arm.name, claim, judge(found, NONE), what, found, len(lengths))
 
 
