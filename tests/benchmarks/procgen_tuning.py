@@ -35,6 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "32 x 8": {"num_envs": 32, "horizon": 8, "lr": 5e-4},
     "32 x 8, lr 1e-3": {"num_envs": 32, "horizon": 8, "lr": 1e-3},
     "32 x 8, gamma 0.99": {"num_envs": 32, "horizon": 8, "lr": 5e-4, "gamma": 0.99},
+    "16 x 32": {"num_envs": 16, "horizon": 32, "lr": 5e-4},
     "64 x 64 in 16": {**LONG, "lr": 5e-4},
     "64 x 64 in 16, lr 2e-4": {**LONG, "lr": 2e-4},
     "ppo": {"algo": "ppo"},
