@@ -14,7 +14,7 @@ from common.stats import two_batch
 from policy import ActorCritic
 
 IMAGES_AT_ONCE = 256  # through a convolutional net, forwards and backwards
-IMAGES_KEPT = 2048  # whose activations may wait for the gradient: 2 GB of the full residual net's
+IMAGES_KEPT = 2048  # whose activations may wait for the gradient: 2.6 GB of the full residual net's
 
 
 @dataclass(frozen=True)

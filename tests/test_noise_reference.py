@@ -146,3 +146,8 @@ def test_readmes_tables_are_what_the_run_gives(arms, judged):
     assert rows == [*noise, *critical]
     for name in ("P5", "P10"):  # of the base alone, in the text
         assert f"{name}: {number(judged[name, BASE].found)}, {judged[name, BASE].word}" in text
+
+
+def test_on_the_base_three_predictions_hold(judged):
+    """With twenty tuned runs a loss; five a loss, as the other arms have, often leave it open."""
+    assert all(judged[name, BASE].passed for name in ("P1", "P4", "P6"))

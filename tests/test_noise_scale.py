@@ -221,6 +221,7 @@ def test_branches_that_all_make_progress_give_a_lower_end_alone():
 
 
 def test_branches_that_say_nothing_give_no_number():
+    assert branched_noise([(1, [2.0, 2.0]), (4, [2.0, 2.1]), (16, [2.0, 2.0])], 2.4).value == math.inf
     for losses in ([], [[2.0, 2.0], [2.1, 2.0]], [[2.5, 2.5], [2.6, 2.5], [2.7, 2.6]], [[2.0], [2.1], [2.4]]):
         assert math.isnan(branched_noise([(4**k, found) for k, found in enumerate(losses)], 2.4).value)
 

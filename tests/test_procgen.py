@@ -312,6 +312,7 @@ def test_passes_that_acted_give_the_gradient_that_new_ones_give(critic, games):
     config = vpg.resolve(small(critic=critic, bf16=False, num_envs=games))
     trainer = vpg.Trainer(config, torch.device("cpu"))
     rollout = trainer.collector.collect(trainer.model, trainer.random, groups_to_keep(config, trainer.model))
+    assert len(rollout.passes) == (2 if games == 8 else 1)
     batch, _ = vpg.make_batch(config, rollout, trainer.model)
     weights = gradients.Weights(0.01, 0.5)
     new, noise = gradients.grouped_gradient(trainer.model, batch, weights, games, 2)

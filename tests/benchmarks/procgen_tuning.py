@@ -1,6 +1,6 @@
 """What makes plain policy gradient learn in Procgen: one setting changed at a time, on seeds that are never reported.
 
-    python tests/benchmarks/procgen_tuning.py fruitbot starpilot --variants strict long --frames 250000
+    python tests/benchmarks/procgen_tuning.py fruitbot starpilot --variants "32 x 8" ppo --frames 250000
 
 Every trial is a run of vpg.py in a process of its own with one thread, without evaluations; the same command goes on where it
 was stopped. Adds to results/reference/rl/procgen/tuning.csv one row per trial and 50,000 frames: the mean return of the
@@ -27,6 +27,7 @@ from vpg import Config, run_config
 
 OUT = ROOT / "results" / "reference" / "rl" / "procgen" / "tuning.csv"
 WINDOW = 50_000  # frames
+# A variant's name: environments x steps of each, and in how many minibatches.
 LONG = {"num_envs": 64, "horizon": 64, "minibatches": 16}
 # Everything else is what PROCGEN in recipes.py had when a trial was run: gamma 0.999, lambda 0.95, entropy 0.01.
 VARIANTS: dict[str, dict[str, Any]] = {
