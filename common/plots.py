@@ -1,5 +1,6 @@
 """One look for all figures: a colour-blind palette, plain axes, PNG for the eye and PDF for the paper."""
 
+import io
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from common.run import atomic_save
 
@@ -57,11 +59,13 @@ def band(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: An
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write `path`.png and `path`.pdf, each in one step, and close the figure."""
+    """Write `path`.png, of 256 colours, and `path`.pdf, each in one step, and close the figure."""
     figure.draw_without_rendering()  # lays the panels out, once for both files
     figure.set_layout_engine("none")
-    for suffix in (".png", ".pdf"):
-        metadata = {"CreationDate": None} if suffix == ".pdf" else None  # the same data, the same file
-        target = path.with_name(path.name + suffix)
-        atomic_save(target, lambda file, s=suffix, m=metadata: figure.savefig(file, format=s[1:], metadata=m))
+    memory = io.BytesIO()
+    figure.savefig(memory, format="png")
+    picture = Image.open(memory).convert("RGB").quantize(256, dither=Image.Dither.NONE)  # half the bytes, alike to the eye
+    atomic_save(path.with_name(path.name + ".png"), lambda file: picture.save(file, "PNG", optimize=True))
+    metadata = {"CreationDate": None}  # the same data, the same file
+    atomic_save(path.with_name(path.name + ".pdf"), lambda file: figure.savefig(file, format="pdf", metadata=metadata))
     plt.close(figure)

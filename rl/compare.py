@@ -60,6 +60,8 @@ class Config:
     """algorithms; default: both"""
     baselines: tuple[Baseline, ...] = ("gae",)
     """of vpg: each is an arm of its own; ppo takes gae"""
+    minibatches: tuple[int, ...] = (1,)
+    """of vpg's single pass over a batch: each is an arm of its own"""
     seeds: tuple[int, ...] = ()
     """runs of each arm: one number, or one for each environment; default: 5"""
     first_seed: int = 0
@@ -76,25 +78,28 @@ class Config:
 
 @dataclass(frozen=True)
 class Arm:
-    """What is compared: an environment with an algorithm and a baseline."""
+    """What is compared: an environment with an algorithm, a baseline and, of vpg, the minibatches of its pass."""
 
     env: str
     algo: Algo
     baseline: Baseline
+    minibatches: int | None = None
 
     @property
     def label(self) -> str:
-        """`vpg`, `ppo`, or `vpg, reward-to-go`."""
-        return self.algo if self.baseline == "gae" else f"{self.algo}, {self.baseline}"
+        """`vpg`, `ppo`, `vpg, reward-to-go` or `vpg, 16 minibatches`."""
+        parts = [self.algo] if self.baseline == "gae" else [self.algo, self.baseline]
+        return ", ".join([*parts, *([f"{self.minibatches} minibatches"] if (self.minibatches or 1) > 1 else [])])
 
 
 def arms_of(config: Config) -> list[Arm]:
-    """Every environment with every algorithm; with ppo only GAE."""
+    """Every environment with every algorithm; with ppo only GAE, and its own minibatches."""
+    vpg = list(itertools.product(config.baselines, config.minibatches))
     return [
-        Arm(env, algo, baseline)
+        Arm(env, algo, baseline, minibatches)
         for env in config.envs
         for algo in config.algos
-        for baseline in (config.baselines if algo == "vpg" else ("gae",))
+        for baseline, minibatches in (vpg if algo == "vpg" else [("gae", None)])
     ]
 
 
@@ -104,6 +109,7 @@ def settings(config: Config, arm: Arm, seed: int) -> RunConfig:
         env=arm.env,
         algo=arm.algo,
         baseline=arm.baseline,
+        minibatches=arm.minibatches,
         seed=seed,
         total_steps=config.total_steps,
         results_dir=config.results_dir,
@@ -214,7 +220,7 @@ def check(config: Config) -> None:
     """BadInput for what cannot be compared; every environment is made once."""
     if config.name is not None:
         check_name(config.name)
-    for name in ("envs", "algos", "baselines"):
+    for name in ("envs", "algos", "baselines", "minibatches"):
         values = getattr(config, name)
         if not values or len(set(values)) < len(values):
             raise BadInput(f"--{name} must name at least one, and none twice")
@@ -244,9 +250,9 @@ def main() -> int:
     for i in range(max(config.seeds)):
         seed = config.first_seed + i
         for arm in (arm for arm in arms_of(config) if i < runs_of[arm.env]):
-            key = "-".join(
-                "".join(c if c.isalnum() else "_" for c in part) for part in (arm.env, arm.algo, arm.baseline)
-            )
+            several = [f"m{arm.minibatches}"] if (arm.minibatches or 1) > 1 else []
+            parts = (arm.env, arm.algo, arm.baseline, *several)
+            key = "-".join("".join(c if c.isalnum() else "_" for c in part) for part in parts)
             jobs[f"{key}-s{seed}"] = (arm, seed)
     print(f"plan: {len(jobs)} runs on {workers} cores; results: {shown(run.folder)}")
     todo = [Job(key, one_run, {"settings": asdict(settings(config, *what))}) for key, what in jobs.items()]
@@ -276,7 +282,7 @@ def report(run: Run, results: dict[Arm, list[dict[str, Any]]]) -> str:
     curves, rows = [], []
     for arm, runs in results.items():
         for one in runs:
-            what = {"env": arm.env, "algo": arm.algo, "baseline": arm.baseline, "seed": one["seed"]}
+            what = {**asdict(arm), "minibatches": arm.minibatches or "", "seed": one["seed"]}
             curves += [{**what, **point} for point in one["curve"]]
             rows.append({**what, **one["summary"]})
     write_csv(run.folder / "curves.csv", curves)

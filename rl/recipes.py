@@ -84,10 +84,17 @@ PROCGEN: dict[str, Any] = {
     "critic": "shared",
     "eval_every": 100_000,
 }
+# Of vpg whose single pass is in several minibatches: longer batches, and steps as many times smaller.
+PROCGEN_PASS: dict[str, Any] = {"horizon": 64, "lr": 2e-4}
 PROCGEN_PPO: dict[str, Any] = {"horizon": 256, "epochs": 3, "minibatches": 8}
 
 
-def recipe_for(env: str, algo: str) -> dict[str, Any]:
-    """The settings of an environment for vpg, or for ppo, whose policy takes many more steps and so smaller ones."""
+def recipe_for(env: str, algo: str, minibatches: int | None = None) -> dict[str, Any]:
+    """The settings of an environment for vpg, or for ppo, whose policy takes many more steps and so smaller ones.
+
+    `minibatches`: of vpg's single pass, where they were asked for.
+    """
     own, ppo = (PROCGEN, PROCGEN_PPO) if is_procgen(env) else (RECIPES.get(env, {}), PPO)
-    return {**DEFAULT, **own, **(ppo if algo == "ppo" else {})}
+    if algo == "ppo":
+        return {**DEFAULT, **own, **ppo}
+    return {**DEFAULT, **own, **(PROCGEN_PASS if is_procgen(env) and (minibatches or 1) > 1 else {})}

@@ -108,7 +108,7 @@ def resolve(config: Config) -> Config:
     """The configuration with the environment's recipe filled in; BadInput for one that cannot be run."""
     if config.name is not None:
         check_name(config.name)
-    recipe = recipe_for(config.env, config.algo)
+    recipe = recipe_for(config.env, config.algo, config.minibatches)
     recipe["total_steps"] = round(STEPS_FACTOR[config.preset] * recipe["total_steps"])
     if config.preset == "quick":
         recipe["total_steps"] = max(min(recipe["total_steps"], QUICK_STEPS), recipe["num_envs"] * recipe["horizon"])

@@ -35,7 +35,7 @@ from tqdm import tqdm
 from common.cli import Interrupt, parse, run_main, shown
 from common.device import choose_device, compute_dtype, configure_cpu, keep_freed_memory
 from common.errors import BadInput
-from common.run import Run, available_cores, results_folder, short_hash, source_hash
+from common.run import Run, atomic_save, available_cores, read_json, results_folder, short_hash, source_hash
 from envs import Streams, make_streams
 from gradients import fit_values
 from policy import ActorCritic
@@ -290,6 +290,29 @@ def open_run(config: Config, given: Config, device: torch.device, image: bool) -
     return Run(results_folder(config.results_dir, "rl") / name, identity, str(device), asdict(given))
 
 
+def go_on_from_shorter(run: Run, config: Config) -> int:
+    """Begin a new run where the longest finished one that differs only in its number of steps has ended; 0: there is none.
+
+    At a constant rate no step depends on how many there will be, so that this is what one run to the end would have done.
+    """
+    if config.anneal or (run.folder / "checkpoint.pt").exists():
+        return 0
+    found: list[tuple[int, Path]] = []
+    for path in run.folder.parent.glob("*/summary.json"):
+        with contextlib.suppress(BadInput, KeyError, TypeError):
+            other, steps = read_json(path.with_name("config.json"))["config"], read_json(path)["steps"]
+            same = {**other, "total_steps": run.config["total_steps"]} == run.config
+            if same and other["total_steps"] < run.config["total_steps"] and path.with_name("checkpoint.pt").exists():
+                found.append((steps, path.parent))
+    if not found:
+        return 0
+    steps, folder = max(found)
+    for name in ("metrics.csv", "checkpoint.pt"):  # the checkpoint last: without it, what is here counts as nothing
+        data = (folder / name).read_bytes()
+        atomic_save(run.folder / name, lambda file, data=data: file.write(data))
+    return steps
+
+
 def run_config(given: Config, quiet: bool = False) -> tuple[dict[str, Any], Path]:
     """Train and evaluate what was asked for, or find it done: the summary and the run folder."""
     say = (lambda *_: None) if quiet else print
@@ -318,6 +341,8 @@ def run_config(given: Config, quiet: bool = False) -> tuple[dict[str, Any], Path
         f"({config.num_envs} environments x {config.horizon}), {n_params:,} parameters"
     )
     say(f"results: {shown(run.folder)}")
+    if shorter := go_on_from_shorter(run, config):
+        say(f"a run of {shorter:,} steps with these settings is there and is the beginning of this one")
     try:
         diverged = train(run, trainer, quiet)
         numbers = {} if diverged else final_numbers(trainer)

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compare import Config, arms_of, check, filled
+from compare import Config, arms_of, check, filled, settings
 from procgen_env import GAMES, normalised_return
 from procgen_report import mean_interval, ppo_return, procgen_figure, procgen_table, random_return
+from settings import Config as RunConfig
+from settings import resolve
 
 
 @pytest.mark.parametrize(
@@ -87,3 +89,16 @@ def test_procgen_is_not_compared_with_other_environments():
         check(filled(Config(envs=("CartPole-v1", "procgen:maze"))))
     with pytest.raises(BadInput, match="--seeds takes one number"):
         check(filled(Config(seeds=(1, 2))))
+
+
+def test_the_two_forms_of_a_single_pass_are_arms_of_their_own_with_recipes_of_their_own():
+    config = filled(Config(suite="procgen", envs=("procgen:maze",), algos=("vpg", "ppo"), minibatches=(1, 16)))
+    check(config)
+    arms = arms_of(config)
+    assert [arm.label for arm in arms] == ["vpg", "vpg, 16 minibatches", "ppo"]
+    strict, several, ppo = (resolve(settings(config, arm, 0)) for arm in arms)
+    assert (strict.minibatches, several.minibatches, ppo.minibatches) == (1, 16, 8)
+    assert strict == resolve(RunConfig(env="procgen:maze", device="cpu"))
+    # as many steps per frame at least, and smaller ones
+    assert several.num_envs * several.horizon / 16 <= strict.num_envs * strict.horizon
+    assert several.lr < strict.lr

@@ -242,6 +242,28 @@ def stop_after(monkeypatch: Any, updates: int) -> None:
     monkeypatch.setattr(vpg.Trainer, "update", update)
 
 
+@pytest.mark.parametrize("rate", ["constant", "annealed"])
+def test_a_longer_run_begins_with_the_shorter_one_where_the_rate_is_constant(place, monkeypatch, capsys, rate):
+    """What the whole run in one piece says, row by row; with a rate that falls to the end, no run is another's beginning."""
+    flag = "--anneal" if rate == "annealed" else "--no-anneal"
+    arguments = (*TINY, flag, "--normalise-rewards")
+    steps = int(arguments[arguments.index("--total-steps") + 1])
+    longer = ("--total-steps", str(2 * steps))
+    assert inline(monkeypatch, *arguments, *longer, "--name", "whole") == 0
+    for name, lr in (("short", ()), ("other", ("--lr", "0.5"))):
+        assert inline(monkeypatch, *arguments, *lr, "--name", name) == 0
+    assert "is the beginning of this one" not in capsys.readouterr().out  # no run is that of a shorter one
+    (RUNS / "damaged").mkdir()
+    (RUNS / "damaged" / "summary.json").write_text("{")
+    assert inline(monkeypatch, *arguments, *longer, "--name", "long") == 0
+    assert ("is the beginning of this one" in capsys.readouterr().out) == (rate == "constant")
+    assert rows("long") == rows("whole")
+    same = {key: value for key, value in summary("long").items() if key not in TIMES}
+    assert same == {key: value for key, value in summary("whole").items() if key not in TIMES}
+    if rate == "constant":  # the time of both parts counts
+        assert summary("long")["train_seconds"] > summary("short")["train_seconds"]
+
+
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
 def test_a_stopped_run_ends_where_an_uninterrupted_one_does(place, monkeypatch, capsys, env):
     arguments = (*TINY, "--env", env, "--normalise-observations", "--normalise-rewards", "--anneal")
