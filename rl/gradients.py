@@ -61,7 +61,8 @@ def vpg_loss(
 def ppo_loss(model: ActorCritic, batch: Batch, weights: Weights, count: int, clip: float) -> Tensor:
     """-1/count sum_i min(r_i A_i, clip(r_i, 1 - clip, 1 + clip) A_i), r_i = pi(a_i|s_i) / pi_old(a_i|s_i), and `weights`.
 
-    Schulman et al. 2017, eq. 7. At pi = pi_old its gradient is the policy gradient.
+    Schulman et al. 2017, eq. 7. At pi = pi_old its gradient is the policy gradient. With an infinite clip it is eq. 6, whose
+    gradient is pi's policy gradient from pi_old's actions, by importance sampling of each step alone.
     """
     head, value = heads(model, batch)
     ratio = (model.policy.log_prob(head, batch.actions) - batch.old_log_prob).exp()

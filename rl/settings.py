@@ -88,9 +88,9 @@ class Config:
     epochs: int | None = None
     """ppo: passes of the policy over a batch"""
     minibatches: int | None = None
-    """minibatches per pass; vpg takes one pass, and with more than one of them the policy moves between them"""
+    """minibatches per pass; vpg takes one pass, and with several minibatches it needs ppo's ratio"""
     clip: float = 0.2
-    """ppo: the ratio counts between 1 - clip and 1 + clip"""
+    """where the policy moves within a batch, its ratio to the old one counts between 1 - clip and 1 + clip"""
     eval_every: int | None = None
     """steps between evaluations while training; 0: none"""
     eval_episodes: int = 20
@@ -113,8 +113,8 @@ def resolve(config: Config) -> Config:
     if config.preset == "quick":
         recipe["total_steps"] = max(min(recipe["total_steps"], QUICK_STEPS), recipe["num_envs"] * recipe["horizon"])
     config = replace(config, **{name: value for name, value in recipe.items() if getattr(config, name) is None})
-    if config.algo == "vpg":  # one pass; so these two settings of ppo have one value each
-        config = replace(config, epochs=1, clip=0.0)
+    if config.algo == "vpg":  # one pass, and of one minibatch there is no ratio to clip
+        config = replace(config, epochs=1, clip=config.clip if (config.minibatches or 1) > 1 else 0.0)
     if not is_procgen(config.env):
         if config.levels is not None:
             raise BadInput(f"--levels is for Procgen, and --env is {config.env}")
@@ -134,7 +134,7 @@ def resolve(config: Config) -> Config:
             raise BadInput(f"--{name} must be between 0 and 1, not {getattr(config, name)}")
     if not -10 <= (config.log_std or 0.0) <= 2:
         raise BadInput(f"--log-std must be between -10 and 2, not {config.log_std}")
-    if config.algo == "ppo" and not 0 < config.clip < 1:
+    if (config.algo == "ppo" or (config.minibatches or 1) > 1) and not 0 < config.clip < 1:
         raise BadInput(f"--clip must be between 0 and 1, not {config.clip}")
     if any(width < 1 for width in config.hidden or ()):
         raise BadInput("--hidden must be positive widths")

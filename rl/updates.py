@@ -18,7 +18,6 @@ from gradients import (
     even_groups,
     grouped_gradient,
     ppo_loss,
-    vpg_loss,
 )
 from policy import ActorCritic
 from rollout import Rollout
@@ -102,8 +101,8 @@ def update_policy(
 ) -> tuple[dict[str, float], NoiseScale | None]:
     """VPG's one step, or its steps in one pass of minibatches, or PPO's epochs of minibatches.
 
-    In a single pass of minibatches the policy moves between them, and no ratio corrects for it. `passes` are those that
-    chose the actions, where they were kept: a third of what an update costs.
+    In a pass of several minibatches the policy moves between them, VPG's too: the clipped ratio accounts for that. `passes`
+    are those that chose the actions, where they were kept: a third of what an update costs.
     """
     parameters, most = model.actor_parameters(), config.max_grad_norm or 0.0
     weights, parts = Weights(config.entropy or 0.0, config.value_weight or 0.0), config.minibatches or 1
@@ -115,8 +114,6 @@ def update_policy(
             if rows is batch and epoch == 0:
                 assert gradient is not None
                 step = gradient  # while the policy is the one that acted, the clipped ratio's gradient is VPG's
-            elif config.algo == "vpg":
-                step = chunked_gradient(vpg_loss, model, rows, weights, len(rows))
             else:
                 step = chunked_gradient(ppo_loss, model, rows, weights, len(rows), config.clip)
             norms.append(apply_gradient(parameters, step, optimizer, most))

@@ -200,6 +200,23 @@ def test_ppos_loss_by_hand():
     torch.testing.assert_close(whole, part, rtol=1e-5, atol=1e-7)
 
 
+def test_without_a_clip_the_ratio_gives_the_moved_policys_gradient_from_another_policys_actions():
+    """Actions of a uniform policy, one of each: what remains is the gradient of sum_a pi(a) A(a), whatever pi is."""
+    model, batch = network(spaces.Discrete(3), rows=3)
+    state = batch.obs[:1].expand(3, -1)
+    advantages = torch.tensor([2.0, -1.0, 0.5])
+    old = torch.full((3,), -math.log(3.0))
+    rows = Batch(state, torch.arange(3), advantages, batch.targets, batch.streams, batch.old_head, old)
+    parameters = model.actor_parameters()
+    with torch.no_grad():  # far from uniform, where a clip of 0.2 would stop it
+        model.actor[-1].bias.copy_(torch.tensor([1.5, 0.0, -1.0]))
+    found = flat(torch.autograd.grad(ppo_loss(model, rows, Weights(), 3, math.inf), parameters))
+    mean = (model.head(state[:1]).softmax(-1) * advantages).sum()
+    torch.testing.assert_close(found, flat(torch.autograd.grad(-mean, parameters)), rtol=1e-5, atol=1e-7)
+    clipped = flat(torch.autograd.grad(ppo_loss(model, rows, Weights(), 3, 0.2), parameters))
+    assert float((clipped - found).norm()) > 0.1 * float(found.norm())
+
+
 def test_entropy_is_pushed_up():
     model, batch = network(spaces.Discrete(3))
     flatter = Batch(*(getattr(batch, n) * (n != "advantages") for n in Batch.__dataclass_fields__))

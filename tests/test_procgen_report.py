@@ -99,6 +99,6 @@ def test_the_two_forms_of_a_single_pass_are_arms_of_their_own_with_recipes_of_th
     strict, several, ppo = (resolve(settings(config, arm, 0)) for arm in arms)
     assert (strict.minibatches, several.minibatches, ppo.minibatches) == (1, 16, 8)
     assert strict == resolve(RunConfig(env="procgen:maze", device="cpu"))
-    # as many steps per frame at least, and smaller ones
+    assert (strict.clip, several.clip, ppo.clip) == (0.0, 0.2, 0.2)
+    # no fewer steps per frame
     assert several.num_envs * several.horizon / 16 <= strict.num_envs * strict.horizon
-    assert several.lr < strict.lr

@@ -17,11 +17,13 @@ from gymnasium import spaces
 import compare
 import evaluate
 import rlplots
+import updates
 import vpg
 from common.cli import run_main
 from common.errors import BadInput
 from common.run import read_metrics
 from device_guard import no_float64
+from gradients import ppo_loss
 from recipes import RECIPES, recipe_for
 from rollout import seeds
 
@@ -188,6 +190,25 @@ def test_one_epoch_and_one_minibatch_of_ppo_are_vpg(place, monkeypatch):
         trainer.close()
     for name, value in states[0].items():
         assert torch.equal(states[1][name], value)
+
+
+@pytest.mark.parametrize(("algo", "clip", "passes"), [("vpg", 0.1, 1), ("ppo", 0.2, 2)])
+def test_minibatches_of_a_pass_count_by_the_clipped_ratio(monkeypatch, algo, clip, passes):
+    seen: list[tuple[float, int]] = []
+
+    def spy(model: Any, batch: Any, weights: Any, count: int, clip: float) -> torch.Tensor:
+        seen.append((clip, count))
+        return ppo_loss(model, batch, weights, count, clip)
+
+    monkeypatch.setattr(updates, "ppo_loss", spy)
+    trainer = vpg.Trainer(
+        vpg.resolve(vpg.Config(algo=algo, num_envs=4, horizon=30, epochs=passes, minibatches=3, clip=clip)),
+        torch.device("cpu"),
+    )
+    trainer.update()
+    trainer.close()
+    assert [clip for clip, _ in seen] == [clip] * 3 * passes
+    assert all(35 < count <= 40 for _, count in seen)  # less what environments needed to reset themselves
 
 
 def test_cartpole_is_learnt_in_seconds():

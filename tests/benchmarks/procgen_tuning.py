@@ -41,8 +41,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "64 x 64 in 16, lr 2e-4": {**LONG, "lr": 2e-4},
     "64 x 64 in 16, lr 2e-4, gamma 0.99": {**LONG, "lr": 2e-4, "gamma": 0.99},
     "64 x 64 in 16, lr 5e-4, ratio": {**LONG, "lr": 5e-4, "algo": "ppo", "epochs": 1},
-    "64 x 64 in 16, lr 4e-4, annealed": {**LONG, "lr": 4e-4, "anneal": True},
-    "64 x 64 in 16, lr 4e-4, annealed, ratio": {**LONG, "lr": 4e-4, "anneal": True, "algo": "ppo", "epochs": 1},
+    "64 x 64 in 16, ratio unclipped": {**LONG, "lr": 5e-4, "algo": "ppo", "epochs": 1, "clip": 0.999},
+    "64 x 64 in 16, lr 1e-3, ratio": {**LONG, "lr": 1e-3, "algo": "ppo", "epochs": 1},
     "ppo": {"algo": "ppo"},
 }
 
