@@ -69,7 +69,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "BipedalWalker-v3": {"total_steps": 3_000_000, "num_envs": 32, "horizon": 64, "eval_every": 200_000},
 }
 
-# Procgen, all games alike: a step of the policy every 256 frames; discount, lambda, entropy and clipping are the paper's (Cobbe et al. 2020, appendix D).
+# Procgen, all games alike: a step of the policy every 256 frames. Discount, lambda, entropy and clipping are the paper's
+# (Cobbe et al. 2020, appendix D).
 PROCGEN: dict[str, Any] = {
     "total_steps": 1_000_000,
     "num_envs": 32,
