@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from common.plots import PALETTE, new_figure, save_figure, style
 from procgen_env import MODES, game_and_mode, normalised_return
@@ -107,27 +108,30 @@ def procgen_table(results: dict[Any, list[dict[str, Any]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+FINAL = {"eval_return": "eval_return", "eval_return_test": "test_return"}  # a curve's name -> the final evaluation's
+
+
 def procgen_figure(results: dict[Any, list[dict[str, Any]]], path: Path) -> None:
-    """A panel per game: every seed on levels of training (solid) and on all (dashed), PPO in grey, random as dots."""
-    by_env: dict[str, dict[str, list[list[dict[str, float]]]]] = {}
+    """A panel per game: every seed on levels of training (solid) and on all (dashed), PPO in grey, random as dots.
+
+    A curve ends in the final evaluation, of many more episodes, with its 95% interval.
+    """
+    by_env: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for arm, runs in results.items():
-        curves = [run["curve"] for run in runs if run["summary"]["status"] == "ok" and run["curve"]]
-        if curves:
-            by_env.setdefault(arm.env, {})[arm.label] = curves
+        done = [run for run in runs if run["summary"]["status"] == "ok"]
+        if done:
+            by_env.setdefault(arm.env, {})[arm.label] = done
     if not by_env:
         return
     columns = min(4, len(by_env))
     with style():
         figure, axes = new_figure(columns, -(-len(by_env) // columns), width=2.5, height=1.9)
         for axis, (env, arms) in zip(axes, by_env.items(), strict=False):
-            last = 0.0
-            for color, (label, curves) in zip(PALETTE, arms.items(), strict=False):
-                for i, curve in enumerate(curves):
-                    steps = np.array([point["step"] for point in curve]) / 1e6
-                    last = max(last, float(steps[-1]))
+            for color, (label, runs) in zip(PALETTE, arms.items(), strict=False):
+                for i, run in enumerate(runs):
                     for line, name, split in (("-", "eval_return", "train"), ("--", "eval_return_test", "all")):
-                        values = [point[name] for point in curve]
-                        axis.plot(steps, values, line, color=color, label=f"{label}, {split}" if i == 0 else None)
+                        one_curve(axis, run, name, line, color, f"{label}, {split}" if i == 0 else None)
+            last = max(float(run["summary"]["steps"]) for runs in arms.values() for run in runs) / 1e6
             game, mode = game_and_mode(env)
             if mode == MODES[0]:
                 for line, split in (("-", "train"), ("--", "test")):
@@ -145,5 +149,16 @@ def procgen_figure(results: dict[Any, list[dict[str, Any]]], path: Path) -> None
         for axis in axes[len(by_env) :]:
             axis.set_visible(False)
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))
+        figure.legend(handles, labels, loc="outside lower center", ncol=min(4, len(labels)))
         save_figure(figure, path)
+
+
+def one_curve(axis: Axes, run: dict[str, Any], name: str, line: str, color: str, label: str | None) -> None:
+    """The evaluations on the way, and the final one with its interval."""
+    summary, final = run["summary"], FINAL[name]
+    steps = [point["step"] / 1e6 for point in run["curve"] if point["step"] < summary["steps"]]
+    values = [point[name] for point in run["curve"] if point["step"] < summary["steps"]]
+    end, mean = summary["steps"] / 1e6, summary[f"{final}_mean"]
+    axis.plot([*steps, end], [*values, mean], line, color=color, label=label)
+    low, high = summary[f"{final}_lo95"], summary[f"{final}_hi95"]
+    axis.errorbar(end, mean, [[mean - low], [high - mean]], fmt="o", markersize=2.5, linewidth=1, color=color)
