@@ -284,6 +284,31 @@ class Run:
         _cut_metrics(self.folder / "metrics.csv", state["step"] if state else -math.inf)
         return state
 
+    def begin_with_shorter(self, length: str) -> int:
+        """Begin a new run where the longest finished one beside it ended whose config has a smaller `length`, else the same.
+
+        That one's last step; 0 where there is none, or this run has a checkpoint. Its checkpoint and metrics are copied, and
+        its config.json as began_with.json. A damaged one is passed over.
+        """
+        if (self.folder / "checkpoint.pt").exists():
+            return 0
+        found: list[tuple[int, Path]] = []
+        for path in self.folder.parent.glob("*/summary.json"):
+            with contextlib.suppress(BadInput, OSError, KeyError, TypeError):
+                other, summary = read_json(path.with_name("config.json"))["config"], read_json(path)
+                same = {**other, length: self.config[length]} == self.config
+                if same and other[length] < self.config[length] and summary["status"] == "ok":
+                    found.append((summary["steps"], path.parent))
+        copies = {"config.json": "began_with.json", "metrics.csv": "metrics.csv", "checkpoint.pt": "checkpoint.pt"}
+        for steps, shorter in sorted(found, reverse=True):
+            with contextlib.suppress(BadInput, OSError):
+                if load_checkpoint(shorter / "checkpoint.pt")["step"] == steps:
+                    read = [(to, (shorter / name).read_bytes()) for name, to in copies.items()]
+                    for to, data in read:  # the checkpoint last: without it, what is here counts as nothing
+                        atomic_save(self.folder / to, lambda file, data=data: file.write(data))
+                    return steps
+        return 0
+
     def close(self) -> None:
         """Free the folder for another process."""
         self._lock.release()

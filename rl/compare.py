@@ -224,6 +224,8 @@ def check(config: Config) -> None:
         values = getattr(config, name)
         if not values or len(set(values)) < len(values):
             raise BadInput(f"--{name} must name at least one, and none twice")
+    if "vpg" not in config.algos and (config.baselines, config.minibatches) != (("gae",), (1,)):
+        raise BadInput("--baselines and --minibatches are vpg's, and --algos does not name it")
     if len(config.seeds) not in (1, len(config.envs)):
         raise BadInput(f"--seeds takes one number, or as many as there are environments: {len(config.envs)}")
     if min(config.seeds) < 1 or config.first_seed < 0 or config.workers < 0:

@@ -88,6 +88,8 @@ def procgen_table(results: dict[Any, list[dict[str, Any]]]) -> str:
         known = {"train": train, "test": test, "steps": steps}
         for split, value in ppo.items():
             known[f"ppo_{split}"] = np.nan if value is None else normalised_return(arm.env, value)
+        chance = random_return(arm.env)
+        known["random"] = np.nan if chance is None else normalised_return(arm.env, chance)
         methods.setdefault(arm.label, []).append(known)
         lines.append(
             f"| {arm.env.partition(':')[2]} | {arm.label} | {steps:,.0f} | {mean['eval_return_mean']:.2f} "
@@ -100,10 +102,10 @@ def procgen_table(results: dict[Any, list[dict[str, Any]]]) -> str:
         for name in ("train", "test", "ppo_train", "ppo_test"):
             middle, low, high = mean_interval(np.array([game[name] for game in games]))
             cells.append(f"{middle:.3f} [{low:.3f}, {high:.3f}]" if np.isfinite(middle) else "")
-        frames = np.mean([game["steps"] for game in games])
+        frames, chance = (np.mean([game[name] for game in games]) for name in ("steps", "random"))
         lines.append(
             f"| **mean of {len(games)}** | {method} | {frames:,.0f} | | | {cells[0]}, {cells[1]} | "
-            f"| normalised: {cells[2]}, {cells[3]} | | |"
+            f"| normalised: {cells[2]}, {cells[3]} | {f'normalised: {chance:.3f}' if np.isfinite(chance) else ''} | |"
         )
     return "\n".join(lines) + "\n"
 
@@ -124,13 +126,14 @@ def procgen_figure(results: dict[Any, list[dict[str, Any]]], path: Path) -> None
     if not by_env:
         return
     columns = min(4, len(by_env))
+    colors = dict(zip(dict.fromkeys(arm.label for arm in results), PALETTE, strict=False))
     with style():
         figure, axes = new_figure(columns, -(-len(by_env) // columns), width=2.5, height=1.9)
         for axis, (env, arms) in zip(axes, by_env.items(), strict=False):
-            for color, (label, runs) in zip(PALETTE, arms.items(), strict=False):
+            for label, runs in arms.items():
                 for i, run in enumerate(runs):
                     for line, name, split in (("-", "eval_return", "train"), ("--", "eval_return_test", "all")):
-                        one_curve(axis, run, name, line, color, f"{label}, {split}" if i == 0 else None)
+                        one_curve(axis, run, name, line, colors[label], f"{label}, {split}" if i == 0 else None)
             last = max(float(run["summary"]["steps"]) for runs in arms.values() for run in runs) / 1e6
             game, mode = game_and_mode(env)
             if mode == MODES[0]:
@@ -148,8 +151,10 @@ def procgen_figure(results: dict[Any, list[dict[str, Any]]], path: Path) -> None
             axis.set_xlabel("million frames")
         for axis in axes[len(by_env) :]:
             axis.set_visible(False)
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncol=min(4, len(labels)))
+        known = {
+            label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(known.values(), known.keys(), loc="outside lower center", ncol=min(4, len(known)))
         save_figure(figure, path)
 
 
@@ -161,4 +166,6 @@ def one_curve(axis: Axes, run: dict[str, Any], name: str, line: str, color: str,
     end, mean = summary["steps"] / 1e6, summary[f"{final}_mean"]
     axis.plot([*steps, end], [*values, mean], line, color=color, label=label)
     low, high = summary[f"{final}_lo95"], summary[f"{final}_hi95"]
-    axis.errorbar(end, mean, [[mean - low], [high - mean]], fmt="o", markersize=2.5, linewidth=1, color=color)
+    axis.errorbar(
+        end, mean, [[max(0.0, mean - low)], [max(0.0, high - mean)]], fmt="o", markersize=2.5, linewidth=1, color=color
+    )

@@ -29,6 +29,7 @@ DEFAULT: dict[str, Any] = {
     "bf16": True,
     "epochs": 1,
     "minibatches": 1,
+    "clip": 0.2,
     "eval_every": 50_000,
 }
 PPO: dict[str, Any] = {"lr": 3e-4, "epochs": 10, "minibatches": 8}

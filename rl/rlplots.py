@@ -97,8 +97,10 @@ def comparison_figure(panels: dict[str, dict[str, Any]], path: Path) -> None:
         figure, axes = new_figure(
             columns, -(-len(panels) // columns), width=max(2.6, 5.6 / columns), height=2.4 if columns > 2 else 4.2
         )
+        colors = dict(zip(dict.fromkeys(label for arms in panels.values() for label in arms), PALETTE, strict=False))
         for axis, (env, arms) in zip(axes, panels.items(), strict=False):
-            for color, (label, (steps, returns, middle, low, high)) in zip(PALETTE, arms.items(), strict=False):
+            for label, (steps, returns, middle, low, high) in arms.items():
+                color = colors[label]
                 for one in returns:
                     axis.plot(steps / 1e6, one, color=color, alpha=0.2, linewidth=0.7)
                 (handles[label],) = axis.plot(steps / 1e6, middle, color=color)

@@ -38,7 +38,7 @@ class Config:
     env: str = "CartPole-v1"
     """any Gymnasium environment; `module:Id` for one that importing a module of yours registers; `procgen:coinrun`"""
     algo: Literal["vpg", "ppo"] = "vpg"
-    """vpg: one policy step per batch; ppo: several epochs in minibatches with the clipped ratio"""
+    """vpg: one pass over a batch, in one step or in --minibatches; ppo: several epochs, with the clipped ratio"""
     total_steps: int | None = None
     """environment steps; default: by environment"""
     num_envs: int | None = None
@@ -88,8 +88,8 @@ class Config:
     epochs: int | None = None
     """ppo: passes of the policy over a batch"""
     minibatches: int | None = None
-    """minibatches per pass; vpg takes one pass, and with several minibatches it needs ppo's ratio"""
-    clip: float = 0.2
+    """minibatches per pass; vpg with several of them takes ppo's ratio, since the policy moves between them"""
+    clip: float | None = None
     """where the policy moves within a batch, its ratio to the old one counts between 1 - clip and 1 + clip"""
     eval_every: int | None = None
     """steps between evaluations while training; 0: none"""
@@ -114,7 +114,7 @@ def resolve(config: Config) -> Config:
         recipe["total_steps"] = max(min(recipe["total_steps"], QUICK_STEPS), recipe["num_envs"] * recipe["horizon"])
     config = replace(config, **{name: value for name, value in recipe.items() if getattr(config, name) is None})
     if config.algo == "vpg":  # one pass, and of one minibatch there is no ratio to clip
-        config = replace(config, epochs=1, clip=config.clip if (config.minibatches or 1) > 1 else 0.0)
+        config = replace(config, epochs=1, clip=config.clip if config.minibatches > 1 else 0.0)  # type: ignore[operator]
     if not is_procgen(config.env):
         if config.levels is not None:
             raise BadInput(f"--levels is for Procgen, and --env is {config.env}")
@@ -134,7 +134,7 @@ def resolve(config: Config) -> Config:
             raise BadInput(f"--{name} must be between 0 and 1, not {getattr(config, name)}")
     if not -10 <= (config.log_std or 0.0) <= 2:
         raise BadInput(f"--log-std must be between -10 and 2, not {config.log_std}")
-    if (config.algo == "ppo" or (config.minibatches or 1) > 1) and not 0 < config.clip < 1:
+    if (config.algo == "ppo" or config.minibatches > 1) and not 0 < config.clip < 1:  # type: ignore[operator]
         raise BadInput(f"--clip must be between 0 and 1, not {config.clip}")
     if any(width < 1 for width in config.hidden or ()):
         raise BadInput("--hidden must be positive widths")
@@ -157,6 +157,8 @@ def check_meaning(config: Config, given: Config, image: bool, gaussian: bool) ->
         f"--critic {config.critic} learns with the policy": VALUE_PASSES if joint else (),
         "only --critic shared and detached weigh it": ("value_weight",) if image and not joint else (),
         "the actions are discrete": () if gaussian else ("log_std",),
+        "vpg takes one pass over a batch": ("epochs",) if config.algo == "vpg" and (given.epochs or 1) > 1 else (),
+        "vpg has no ratio where a batch is one minibatch": ("clip",) if config.clip == 0.0 else (),
     }
     for why, names in nothing.items():
         for name in names:

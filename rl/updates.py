@@ -24,7 +24,7 @@ from rollout import Rollout
 from settings import Config
 
 NOISE_GROUPS = 2  # of environments, from whose gradients the noise scale comes
-IMAGES_TO_COMPARE = 256  # of a batch, for the KL divergence of its update: all of them would cost a third of the update
+IMAGES_TO_COMPARE = 64  # of a batch, for the KL divergence of its update: all of them would cost a third of the update
 
 
 def advantages_and_targets(config: Config, rollout: Rollout, model: ActorCritic) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,9 +6,11 @@
 Each update collects --horizon steps of --num-envs environments, estimates advantages (Schulman et al. 2016), takes ONE
 gradient step on the policy (Sutton et al. 1999), and fits the value function. `--algo ppo` is the same loop with several
 epochs in minibatches and the clipped ratio (Schulman et al. 2017): with one epoch and one minibatch it is VPG exactly.
-The folder that is printed holds metrics.csv, summary.json, checkpoint.pt and learning_curve.png; the same command goes on
-where it was stopped. The flags are in settings.py, what each environment gets by default in recipes.py; `evaluate.py`
-plays a trained policy, `compare.py` runs seeds and algorithms side by side.
+`--minibatches 16` is what lies between the two: one pass over the batch, in several steps.
+The folder that is printed holds metrics.csv, summary.json, checkpoint.pt and learning_curve.png. The same command goes on
+where it was stopped; at a constant rate, one with more --total-steps goes on where a shorter run has ended. The flags are in
+settings.py, what each environment gets by default in recipes.py; `evaluate.py` plays a trained policy, `compare.py` runs
+seeds and algorithms side by side.
 
 Three one-line changes to try (return on CartPole-v1 after 131,072 steps, mean of 10 seeds; as it is: 494):
   --algo ppo                  500: eighty steps per batch, kept close to the old policy; 2.6 times as slow.
@@ -35,7 +37,7 @@ from tqdm import tqdm
 from common.cli import Interrupt, parse, run_main, shown
 from common.device import choose_device, compute_dtype, configure_cpu, keep_freed_memory
 from common.errors import BadInput
-from common.run import Run, atomic_save, available_cores, read_json, results_folder, short_hash, source_hash
+from common.run import Run, available_cores, results_folder, short_hash, source_hash
 from envs import Streams, make_streams
 from gradients import fit_values
 from policy import ActorCritic
@@ -290,29 +292,6 @@ def open_run(config: Config, given: Config, device: torch.device, image: bool) -
     return Run(results_folder(config.results_dir, "rl") / name, identity, str(device), asdict(given))
 
 
-def go_on_from_shorter(run: Run, config: Config) -> int:
-    """Begin a new run where the longest finished one that differs only in its number of steps has ended; 0: there is none.
-
-    At a constant rate no step depends on how many there will be, so that this is what one run to the end would have done.
-    """
-    if config.anneal or (run.folder / "checkpoint.pt").exists():
-        return 0
-    found: list[tuple[int, Path]] = []
-    for path in run.folder.parent.glob("*/summary.json"):
-        with contextlib.suppress(BadInput, KeyError, TypeError):
-            other, steps = read_json(path.with_name("config.json"))["config"], read_json(path)["steps"]
-            same = {**other, "total_steps": run.config["total_steps"]} == run.config
-            if same and other["total_steps"] < run.config["total_steps"] and path.with_name("checkpoint.pt").exists():
-                found.append((steps, path.parent))
-    if not found:
-        return 0
-    steps, folder = max(found)
-    for name in ("metrics.csv", "checkpoint.pt"):  # the checkpoint last: without it, what is here counts as nothing
-        data = (folder / name).read_bytes()
-        atomic_save(run.folder / name, lambda file, data=data: file.write(data))
-    return steps
-
-
 def run_config(given: Config, quiet: bool = False) -> tuple[dict[str, Any], Path]:
     """Train and evaluate what was asked for, or find it done: the summary and the run folder."""
     say = (lambda *_: None) if quiet else print
@@ -320,6 +299,7 @@ def run_config(given: Config, quiet: bool = False) -> tuple[dict[str, Any], Path
     started = time.perf_counter()
     probe = make_streams(config.env, 1)  # what cannot be trained is found before there is a folder
     model = new_networks(config, probe)
+    restorable = probe.simple
     probe.close()
     image = model.image
     check_meaning(config, given, image, model.policy.gaussian)
@@ -333,6 +313,8 @@ def run_config(given: Config, quiet: bool = False) -> tuple[dict[str, Any], Path
     if run.summary:
         say("already done")
         return run.summary, run.folder
+    # At a constant rate no step depends on how many there will be.
+    shorter = run.begin_with_shorter("total_steps") if restorable and not config.anneal else 0
     trainer = Trainer(config, device)
     n_params = sum(p.numel() for p in trainer.model.parameters())
     total, batch = config.total_steps or 0, (config.num_envs or 1) * (config.horizon or 1)
@@ -341,7 +323,7 @@ def run_config(given: Config, quiet: bool = False) -> tuple[dict[str, Any], Path
         f"({config.num_envs} environments x {config.horizon}), {n_params:,} parameters"
     )
     say(f"results: {shown(run.folder)}")
-    if shorter := go_on_from_shorter(run, config):
+    if shorter:
         say(f"a run of {shorter:,} steps with these settings is there and is the beginning of this one")
     try:
         diverged = train(run, trainer, quiet)

@@ -4,6 +4,7 @@ import csv
 import gc
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -263,26 +264,30 @@ def stop_after(monkeypatch: Any, updates: int) -> None:
     monkeypatch.setattr(vpg.Trainer, "update", update)
 
 
-@pytest.mark.parametrize("rate", ["constant", "annealed"])
-def test_a_longer_run_begins_with_the_shorter_one_where_the_rate_is_constant(place, monkeypatch, capsys, rate):
-    """What the whole run in one piece says, row by row; with a rate that falls to the end, no run is another's beginning."""
-    flag = "--anneal" if rate == "annealed" else "--no-anneal"
-    arguments = (*TINY, flag, "--normalise-rewards")
-    steps = int(arguments[arguments.index("--total-steps") + 1])
-    longer = ("--total-steps", str(2 * steps))
+@pytest.mark.parametrize("kind", ["constant", "annealed", "not restorable"])
+def test_a_longer_run_begins_with_the_shorter_one_where_that_changes_nothing(place, monkeypatch, capsys, kind):
+    """At a constant rate, and where environments can be restored: what the whole run in one piece says, row by row."""
+    env = "LunarLander-v3" if kind == "not restorable" else "CartPole-v1"
+    arguments = (*TINY, "--env", env, "--anneal" if kind == "annealed" else "--no-anneal", "--normalise-rewards")
+    longer = ("--total-steps", "1024")
     assert inline(monkeypatch, *arguments, *longer, "--name", "whole") == 0
-    for name, lr in (("short", ()), ("other", ("--lr", "0.5"))):
-        assert inline(monkeypatch, *arguments, *lr, "--name", name) == 0
-    assert "is the beginning of this one" not in capsys.readouterr().out  # no run is that of a shorter one
-    (RUNS / "damaged").mkdir()
-    (RUNS / "damaged" / "summary.json").write_text("{")
+    for name, more in (("short", ()), ("z-other", ("--lr", "0.5")), ("damaged", ("--total-steps", "768"))):
+        assert inline(monkeypatch, *arguments, *more, "--name", name) == 0
+        began = capsys.readouterr().out.count("is the beginning of this one")
+        assert began == (kind == "constant" and name == "damaged")
+    (RUNS / "damaged" / "checkpoint.pt").write_bytes(b"no checkpoint")
+    shutil.copytree(RUNS / "short", RUNS / "y-damaged")
+    (RUNS / "y-damaged" / "summary.json").write_text("{")
     assert inline(monkeypatch, *arguments, *longer, "--name", "long") == 0
-    assert ("is the beginning of this one" in capsys.readouterr().out) == (rate == "constant")
+    assert ("a run of 5" in capsys.readouterr().out) == (kind == "constant")
     assert rows("long") == rows("whole")
     same = {key: value for key, value in summary("long").items() if key not in TIMES}
     assert same == {key: value for key, value in summary("whole").items() if key not in TIMES}
-    if rate == "constant":  # the time of both parts counts
-        assert summary("long")["train_seconds"] > summary("short")["train_seconds"]
+    if kind == "constant":  # the time of both parts counts
+        seconds, before = (read_metrics(RUNS / name / "metrics.csv")["seconds"] for name in ("long", "short"))
+        assert (seconds[: len(before)] == before).all()
+        assert (np.diff(seconds) > 0).all()
+        assert json.loads((RUNS / "long" / "began_with.json").read_text())["config"]["total_steps"] == 512
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
@@ -327,6 +332,9 @@ def test_environments_that_cannot_be_saved_begin_new_episodes_and_say_so(place, 
         (("--entropy", "-1"), "--entropy must not be negative"),
         (("--seed", "-1"), "--seed must not be negative"),
         (("--algo", "ppo", "--clip", "1"), "--clip must be between 0 and 1"),
+        (("--minibatches", "4", "--clip", "1"), "--clip must be between 0 and 1"),
+        (("--clip", "0.1"), "--clip changes nothing: vpg has no ratio"),
+        (("--epochs", "2"), "--epochs changes nothing: vpg takes one pass"),
         (("--algo", "ppo", "--minibatches", "5000"), "--minibatches 5000 is more than"),
         (("--name", "../a"), "--name"),
         (("--hidden", "0"), "--hidden must be positive"),
@@ -448,18 +456,18 @@ def test_solved_is_the_first_of_two_in_a_row():
 def test_compare_runs_every_arm_and_skips_what_is_done(place, monkeypatch, capsys):
     monkeypatch.setattr(compare, "settings", small_settings)
     arguments = ("--envs", "CartPole-v1", "--algos", "vpg", "ppo", "--baselines", "gae", "none", "--seeds", "2")
+    more = ("--minibatches", "1", "2", "--workers", "2", "--name", "c")
     for _ in range(2):
-        assert inline(monkeypatch, *arguments, "--workers", "2", "--name", "c", script=compare) == 0
+        assert inline(monkeypatch, *arguments, *more, script=compare) == 0
     out = capsys.readouterr().out
     assert out.count("| CartPole-v1 | vpg, none |") == 2
     files = {path.name for path in (RUNS / "c").iterdir()}
     assert {"curves.csv", "runs.csv", "table.md", "learning_curves.png", "summary.json"} <= files
     with open(RUNS / "c" / "runs.csv", newline="") as file:
-        found = [(row["algo"], row["baseline"], row["seed"]) for row in csv.DictReader(file)]
-    assert sorted(found) == sorted(
-        (algo, baseline, seed) for algo, baseline in (("vpg", "gae"), ("vpg", "none"), ("ppo", "gae")) for seed in "01"
-    )
-    assert len([path for path in RUNS.iterdir() if path.name.startswith("CartPole")]) == 6
+        found = [(row["algo"], row["baseline"], row["minibatches"], row["seed"]) for row in csv.DictReader(file)]
+    arms = [("ppo", "gae", ""), *(("vpg", baseline, parts) for baseline in ("gae", "none") for parts in "12")]
+    assert sorted(found) == sorted((*arm, seed) for arm in arms for seed in "01")
+    assert len([path for path in RUNS.iterdir() if path.name.startswith("CartPole")]) == 10
 
 
 def small_settings(config: compare.Config, arm: compare.Arm, seed: int) -> vpg.Config:
@@ -467,6 +475,7 @@ def small_settings(config: compare.Config, arm: compare.Arm, seed: int) -> vpg.C
         env=arm.env,
         algo=arm.algo,
         baseline=arm.baseline,
+        minibatches=arm.minibatches,
         seed=seed,
         total_steps=512,
         num_envs=4,
@@ -485,3 +494,5 @@ def test_compare_refuses_bad_input(place, monkeypatch, capsys):
     assert capsys.readouterr().err.count("error:") == 3
     with pytest.raises(BadInput):
         compare.check(compare.Config(first_seed=-1))
+    with pytest.raises(BadInput, match="--baselines and --minibatches are vpg's"):
+        compare.check(compare.filled(compare.Config(algos=("ppo",), minibatches=(4,))))

@@ -3,8 +3,8 @@
     python tests/benchmarks/procgen_speed.py
 
 1. Frames per second of the engine called directly and through `envs.Streams`, with the same random actions.
-2. The ceiling of training: a frame costs its network a forward pass to act, in batches of --num-envs, and a forward and a
-   backward pass to learn, in the parts that vpg.py uses; environment, sampling, advantages and optimiser cost nothing.
+2. The ceiling of training: the forward passes to act and the forward and backward passes to learn, or of one minibatch the
+   backward passes alone; environment, sampling, advantages, losses and optimiser cost nothing.
 3. vpg.py's own updates with the recipe.
 All are measured in short turns, round after round, on all cores, since a machine's speed changes by more in a minute than
 what is compared here differs; medians of the rounds, and of the ratios within them. Writes
@@ -29,8 +29,9 @@ import vpg
 from common.device import choose_device, configure_cpu, keep_freed_memory
 from common.run import available_cores, write_csv
 from envs import Streams, make_streams
-from gradients import IMAGES_AT_ONCE, Batch, Weights, chunked_gradient, vpg_loss
+from gradients import IMAGES_AT_ONCE
 from procgen_env import ACTIONS, ProcgenEngine
+from updates import groups_to_keep
 
 OUT = ROOT / "results" / "reference" / "rl" / "procgen" / "speed.csv"
 
@@ -69,35 +70,37 @@ def adapter(streams: Streams, actions: np.ndarray) -> Callable[[], int]:
     return work
 
 
-def passes(trainer: vpg.Trainer) -> tuple[Callable[[], int], Callable[[], int]]:
-    """The network's own passes: acting, and learning."""
+def passes(trainer: vpg.Trainer) -> Callable[[], int]:
+    """The network's own passes, those to act and those to learn, on as many images at once as in training."""
     model, config = trainer.model, trainer.config
     n, m = config.num_envs or 1, IMAGES_AT_ONCE
+    groups, parameters = groups_to_keep(config, model), model.actor_parameters()
     random = torch.Generator().manual_seed(0)
     images = torch.randint(256, (m, 64, 64, 3), generator=random, dtype=torch.uint8).to(trainer.device)
-    actions = torch.randint(ACTIONS, (m,), generator=random).to(trainer.device)
-    numbers = torch.randn(2, m, generator=random).to(trainer.device)
-    with torch.no_grad():
-        head = model.head(images)
-        log_prob = model.policy.log_prob(head, actions)
-    batch = Batch(images, actions, numbers[0], numbers[1], torch.zeros_like(actions), head, log_prob)
-    weights = Weights(config.entropy or 0.0, config.value_weight or 0.0)
 
-    @torch.no_grad()
-    def act() -> int:
-        model.head_and_value(images[:n]) if model.joint else model.head(images[:n])
-        return n
+    def kept() -> int:
+        """Acting keeps what learning needs: a forward and a backward pass a frame."""
+        steps = [[model.head_and_value(part) for part in images[:n].chunk(groups)] for _ in range(config.horizon or 1)]
+        for group in zip(*steps, strict=True):
+            torch.autograd.grad(sum((head.sum() + value.sum() for head, value in group), torch.zeros(())), parameters)
+        return n * len(steps)
 
-    def learn() -> int:
-        chunked_gradient(vpg_loss, model, batch, weights, m)
+    def twice() -> int:
+        """A forward pass to act, and a forward and a backward pass to learn."""
+        with torch.no_grad():
+            for part in images.split(n):
+                model.head_and_value(part)
+        head, value = model.head_and_value(images)
+        torch.autograd.grad(head.sum() + value.sum(), parameters)
         return m
 
-    return act, learn
+    return kept if groups else twice
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--game", default="coinrun")
+    parser.add_argument("--minibatches", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument(
         "--seconds", type=float, default=0.5, help="of a turn at the engine; others take up to eight times that"
@@ -106,13 +109,13 @@ def main() -> None:
     configure_cpu(available_cores())
     keep_freed_memory()
     device, _ = choose_device("auto", tiny=False)
-    config = vpg.resolve(vpg.Config(env=f"procgen:{options.game}"))
+    config = vpg.resolve(vpg.Config(env=f"procgen:{options.game}", minibatches=options.minibatches))
     n = config.num_envs or 1
     streams = make_streams(config.env, n, levels=config.levels or 0)
     streams.reset([0])
     actions = np.random.default_rng(0).integers(ACTIONS, size=(16, n)).astype(np.int32)
     trainer = vpg.Trainer(config, device)
-    act, learn = passes(trainer)
+    network = passes(trainer)
 
     def train() -> int:
         before = trainer.step
@@ -125,8 +128,7 @@ def main() -> None:
         found = {
             "raw engine": per_second(raw_engine(streams, actions), seconds),
             "adapter": per_second(adapter(streams, actions), seconds),
-            "acting passes": per_second(act, seconds),
-            "learning passes": per_second(learn, 2 * seconds),
+            "network": per_second(network, 4 * seconds),
             "training": per_second(train, 8 * seconds),
         }
         rows += [{"round": i, "what": what, "frames_per_second": round(rate)} for what, rate in found.items()]
@@ -135,10 +137,10 @@ def main() -> None:
     trainer.close()
     OUT.parent.mkdir(parents=True, exist_ok=True)
     write_csv(OUT, rows)
-    raw, ours, acting, learning, reached = (
-        np.array([row["frames_per_second"] for row in rows if row["what"] == what]) for what in found
+    raw, ours, limit, reached = (
+        np.array([row["frames_per_second"] for row in rows if row["what"] == what])
+        for what in ("raw engine", "adapter", "network", "training")
     )
-    limit = 1 / (1 / acting + 1 / learning)
     median = statistics.median
     print(
         f"\n{config.env}, {n} games, {config.encoder}, {device}: adapter {median(ours):,.0f} of the engine's "

@@ -1,0 +1,101 @@
+"""README's numbers on Procgen against the committed runs."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compare import Arm
+from procgen_env import GAMES, normalised_return
+from procgen_report import mean_interval, procgen_figure, procgen_table
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT / "results/reference/rl/procgen"
+README = (ROOT / "README.md").read_text()
+TEXT = " ".join(README.split())
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    with open(REFERENCE / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def numbers(row: dict[str, str]) -> dict[str, Any]:
+    """Cells as numbers where they are."""
+    found: dict[str, Any] = {}
+    for name, text in row.items():
+        try:
+            found[name] = float(text)
+        except ValueError:
+            found[name] = text
+    return found
+
+
+def results(folder: str) -> dict[Arm, list[dict[str, Any]]]:
+    """The runs of a comparison from its runs.csv and curves.csv, as compare.py had them."""
+
+    def key(row: dict[str, str]) -> tuple[Arm, str]:
+        return Arm(row["env"], row["algo"], row["baseline"], int(row["minibatches"] or 0) or None), row["seed"]  # type: ignore[arg-type]
+
+    found: dict[Arm, list[dict[str, Any]]] = {}
+    curves: dict[tuple[Arm, str], list[dict[str, Any]]] = {}
+    for row in rows(f"{folder}/curves.csv"):
+        curves.setdefault(key(row), []).append(numbers(row))
+    for row in rows(f"{folder}/runs.csv"):
+        arm, seed = key(row)
+        found.setdefault(arm, []).append({"summary": numbers(row), "curve": curves[arm, seed], "seed": int(seed)})
+    return found
+
+
+SUITES = {"suite": len(GAMES), "three": 3}
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_tables_are_those_of_the_runs(suite, tmp_path):
+    found = results(suite)
+    table = procgen_table(found)
+    assert table == (REFERENCE / suite / "table.md").read_text()
+    assert table in README
+    assert len({arm.env for arm in found}) == SUITES[suite]
+    assert {run["summary"]["status"] for runs in found.values() for run in runs} == {"ok"}
+
+
+def test_the_mean_over_games_is_as_readme_says():
+    found = results("suite")
+    values = [
+        normalised_return(arm.env, float(np.mean([run["summary"]["eval_return_mean"] for run in runs])))
+        for arm, runs in found.items()
+    ]
+    middle, low, high = mean_interval(np.array(values))
+    assert f"{middle:.3f} [{low:.3f}, {high:.3f}]" in TEXT
+
+
+def test_what_was_tried_is_as_readme_says():
+    """The last 50,000 of 250,000 frames, per variant: return, entropy, KL divergence, explained variance."""
+    last = [row for row in rows("tuning.csv") if row["frames"] == "250000"]
+    for variant in {row["variant"] for row in last}:
+        games = {row["game"]: row for row in last if row["variant"] == variant}
+        cells = [variant]
+        for name, how in (("return", ".2f"), ("entropy", ".2f"), ("kl", ".1g"), ("explained_variance", ".2f")):
+            cells += [
+                format(float(games[game][name]), how) if game in games else "" for game in ("fruitbot", "starpilot")
+            ]
+        assert f"| {' | '.join(cells)} |".replace("|  |", "| |") in README.replace("|  |", "| |")
+
+
+def test_the_speed_is_as_readme_says():
+    found: dict[str, list[float]] = {}
+    for row in rows("speed.csv"):
+        found.setdefault(row["what"], []).append(float(row["frames_per_second"]))
+    rate = {what: np.array(values) for what, values in found.items()}
+    adapter = float(np.median(rate["adapter"] / rate["raw engine"]))
+    training = float(np.median(rate["training"] / rate["network"]))
+    assert f"{adapter:.0%} of the engine's" in TEXT
+    assert f"{training:.0%} of what its network's own passes allow" in TEXT
+
+
+def test_the_figure_can_be_drawn_again(tmp_path):
+    procgen_figure(results("suite"), tmp_path / "figure")
+    assert (tmp_path / "figure.png").stat().st_size > 50_000
