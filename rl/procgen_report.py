@@ -116,7 +116,7 @@ FINAL = {"eval_return": "eval_return", "eval_return_test": "test_return"}  # a c
 def procgen_figure(results: dict[Any, list[dict[str, Any]]], path: Path) -> None:
     """A panel per game: every seed on levels of training (solid) and on all (dashed), PPO in grey, random as dots.
 
-    A curve ends in the final evaluation, of many more episodes, with its 95% interval.
+    A curve ends in the final evaluation, of many more episodes, with its 95% interval: filled on levels of training.
     """
     by_env: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for arm, runs in results.items():
@@ -159,13 +159,13 @@ def procgen_figure(results: dict[Any, list[dict[str, Any]]], path: Path) -> None
 
 
 def one_curve(axis: Axes, run: dict[str, Any], name: str, line: str, color: str, label: str | None) -> None:
-    """The evaluations on the way, and the final one with its interval."""
+    """The evaluations on the way, faint since they are of few episodes, and the final one with its interval."""
     summary, final = run["summary"], FINAL[name]
     steps = [point["step"] / 1e6 for point in run["curve"] if point["step"] < summary["steps"]]
     values = [point[name] for point in run["curve"] if point["step"] < summary["steps"]]
     end, mean = summary["steps"] / 1e6, summary[f"{final}_mean"]
-    axis.plot([*steps, end], [*values, mean], line, color=color, label=label)
+    axis.plot([*steps, end], [*values, mean], line, color=color, alpha=0.5, linewidth=1.1, label=label)
     low, high = summary[f"{final}_lo95"], summary[f"{final}_hi95"]
-    axis.errorbar(
-        end, mean, [[max(0.0, mean - low)], [max(0.0, high - mean)]], fmt="o", markersize=2.5, linewidth=1, color=color
-    )
+    beside = [[max(0.0, mean - low)], [max(0.0, high - mean)]]
+    aside, face = (1.0, color) if line == "-" else (1.03, "white")  # the two intervals beside each other
+    axis.errorbar(aside * end, mean, beside, fmt="o", markersize=3.5, linewidth=1.1, color=color, markerfacecolor=face)

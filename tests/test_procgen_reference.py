@@ -8,7 +8,7 @@ import numpy as np
 
 from compare import Arm
 from procgen_env import GAMES, normalised_return
-from procgen_report import mean_interval, procgen_figure, procgen_table
+from procgen_report import mean_interval, ppo_return, procgen_figure, procgen_table
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "results/reference/rl/procgen"
@@ -36,7 +36,8 @@ def results(folder: str) -> dict[Arm, list[dict[str, Any]]]:
     """The runs of a comparison from its runs.csv and curves.csv, as compare.py had them."""
 
     def key(row: dict[str, str]) -> tuple[Arm, str]:
-        return Arm(row["env"], row["algo"], row["baseline"], int(row["minibatches"] or 0) or None), row["seed"]  # type: ignore[arg-type]
+        named: dict[str, Any] = {name: row[name] for name in ("env", "algo", "baseline")}
+        return Arm(**named, minibatches=int(row["minibatches"] or 0) or None), row["seed"]
 
     found: dict[Arm, list[dict[str, Any]]] = {}
     curves: dict[tuple[Arm, str], list[dict[str, Any]]] = {}
@@ -59,12 +60,19 @@ def test_the_table_is_that_of_the_runs():
 
 def test_the_mean_over_games_is_as_readme_says():
     found = results("suite")
-    values = [
-        normalised_return(arm.env, float(np.mean([run["summary"]["eval_return_mean"] for run in runs])))
-        for arm, runs in found.items()
-    ]
-    middle, low, high = mean_interval(np.array(values))
-    assert f"{middle:.3f} [{low:.3f}, {high:.3f}]" in TEXT
+    ours = np.array([normalised_return(arm.env, runs[0]["summary"]["eval_return_mean"]) for arm, runs in found.items()])
+    steps = {run["summary"]["steps"] for runs in found.values() for run in runs}
+    assert len(steps) == 1
+    ppo = np.array([normalised_return(arm.env, ppo_return(arm.env, "train", *steps) or 0.0) for arm in found])
+    for values, before in (
+        (ours, "mean of the 16 games, is "),
+        (ppo, "PPO had "),
+        (ours - ppo, "difference to PPO is "),
+    ):
+        middle, low, high = mean_interval(values)
+        assert f"{before}{middle:.3f} [{low:.3f}, {high:.3f}]" in TEXT
+    assert int((ours > ppo).sum()) == 9
+    assert "nine games are above it, seven below" in TEXT
 
 
 def test_what_was_tried_is_as_readme_says():

@@ -104,4 +104,4 @@ def test_the_two_forms_of_a_single_pass_are_arms_of_their_own_with_recipes_of_th
     assert strict == resolve(RunConfig(env="procgen:maze", device="cpu"))
     assert (strict.clip, several.clip, ppo.clip) == (0.0, 0.2, 0.2)
     # no fewer steps per frame
-    assert several.num_envs * several.horizon / 16 <= strict.num_envs * strict.horizon
+    assert (several.num_envs or 0) * (several.horizon or 0) / 16 <= (strict.num_envs or 0) * (strict.horizon or 0)
