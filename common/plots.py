@@ -64,9 +64,8 @@ def save_figure(figure: Figure, path: Path) -> None:
     figure.set_layout_engine("none")
     memory = io.BytesIO()
     figure.savefig(memory, format="png")
-    picture = (
-        Image.open(memory).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    )  # half the bytes, alike to the eye
+    # A third of the bytes, and alike to the eye.
+    picture = Image.open(memory).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     atomic_save(path.with_name(path.name + ".png"), lambda file: picture.save(file, "PNG", optimize=True))
     metadata = {"CreationDate": None}  # the same data, the same file
     atomic_save(path.with_name(path.name + ".pdf"), lambda file: figure.savefig(file, format="pdf", metadata=metadata))

@@ -6,6 +6,7 @@ levels (first episode of 64 environments each).
 """
 
 import csv
+import itertools
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def procgen_figure(results: dict[Any, list[dict[str, Any]]], path: Path) -> None
     if not by_env:
         return
     columns = min(4, len(by_env))
-    colors = dict(zip(dict.fromkeys(arm.label for arm in results), PALETTE, strict=False))
+    colors = dict(zip(dict.fromkeys(arm.label for arm in results), itertools.cycle(PALETTE), strict=False))
     with style():
         figure, axes = new_figure(columns, -(-len(by_env) // columns), width=2.5, height=1.9)
         for axis, (env, arms) in zip(axes, by_env.items(), strict=False):

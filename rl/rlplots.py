@@ -1,5 +1,6 @@
 """The figures of the reinforcement-learning scripts."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ def comparison_figure(panels: dict[str, dict[str, Any]], path: Path) -> None:
         figure, axes = new_figure(
             columns, -(-len(panels) // columns), width=max(2.6, 5.6 / columns), height=2.4 if columns > 2 else 4.2
         )
-        colors = dict(zip(dict.fromkeys(label for arms in panels.values() for label in arms), PALETTE, strict=False))
+        labels = dict.fromkeys(label for arms in panels.values() for label in arms)
+        colors = dict(zip(labels, itertools.cycle(PALETTE), strict=False))
         for axis, (env, arms) in zip(axes, panels.items(), strict=False):
             for label, (steps, returns, middle, low, high) in arms.items():
                 color = colors[label]

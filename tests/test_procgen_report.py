@@ -81,7 +81,10 @@ def test_hard_mode_and_diverged_runs_have_their_lines(tmp_path: Path):
     table = procgen_table({hard: runs(2_000, 7.0, 4.0), easy: [{"summary": {"status": "diverged"}, "curve": []}]})
     assert "| maze-hard | vpg | 2,000 | 7.00 | 4.00 | 0.50, 0.00 | 50%, 25% |  |  | 1 |" in table
     assert "| maze | vpg | all runs diverged |" in table
-    procgen_figure({hard: runs(2_000, 7.0, 4.0)}, tmp_path / "hard")
+    many = arms_of(filled(Config(envs=("procgen:maze-hard",), algos=("vpg",), minibatches=tuple(range(1, 11)))))
+    procgen_figure(
+        {arm: runs(2_000, 7.0, 4.0) for arm in (hard, *many)}, tmp_path / "hard"
+    )  # more than there are colours
     assert (tmp_path / "hard.png").exists()
 
 
