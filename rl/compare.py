@@ -94,12 +94,13 @@ class Arm:
 
 def arms_of(config: Config) -> list[Arm]:
     """Every environment with every algorithm; with ppo only GAE, and its own minibatches."""
-    vpg = list(itertools.product(config.baselines, config.minibatches))
+    vpg: list[tuple[Baseline, int | None]] = list(itertools.product(config.baselines, config.minibatches))
+    ppo: list[tuple[Baseline, int | None]] = [("gae", None)]
     return [
         Arm(env, algo, baseline, minibatches)
         for env in config.envs
         for algo in config.algos
-        for baseline, minibatches in (vpg if algo == "vpg" else [("gae", None)])
+        for baseline, minibatches in (vpg if algo == "vpg" else ppo)
     ]
 
 

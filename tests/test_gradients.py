@@ -209,7 +209,7 @@ def test_without_a_clip_the_ratio_gives_the_moved_policys_gradient_from_another_
     rows = Batch(state, torch.arange(3), advantages, batch.targets, batch.streams, batch.old_head, old)
     parameters = model.actor_parameters()
     with torch.no_grad():  # far from uniform, where a clip of 0.2 would stop it
-        model.actor[-1].bias.copy_(torch.tensor([1.5, 0.0, -1.0]))
+        parameters[-1].copy_(torch.tensor([1.5, 0.0, -1.0]))  # the logits' bias
     found = flat(torch.autograd.grad(ppo_loss(model, rows, Weights(), 3, math.inf), parameters))
     mean = (model.head(state[:1]).softmax(-1) * advantages).sum()
     torch.testing.assert_close(found, flat(torch.autograd.grad(-mean, parameters)), rtol=1e-5, atol=1e-7)
