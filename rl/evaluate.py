@@ -13,7 +13,6 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws the frames, on
 
 import io
 import json
-import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,26 +108,32 @@ def record(trained: Trained, seed: int, levels: int, path: Path) -> float:
     """Write one greedy episode to a GIF and give its return. Long ones are thinned out to GIF_FRAMES frames."""
     streams: Streams = make_streams(trained.env, 1, render_mode="rgb_array", levels=levels)
     frames: list[Image.Image] = []
+    seen, every = 0, 1
 
     def keep() -> None:
-        try:
-            (frame,) = streams.envs.render()  # type: ignore[misc]
-        except (NotImplementedError, TypeError, gymnasium.error.Error):
-            raise BadInput(f"--record: {trained.env} gives no pictures") from None
-        picture = Image.fromarray(np.asarray(frame))
-        small = picture.resize((GIF_WIDTH, round(GIF_WIDTH * picture.height / picture.width)))
-        frames.append(small.quantize(32, dither=Image.Dither.NONE))
+        nonlocal seen, every
+        if seen % every == 0:
+            try:
+                (frame,) = streams.envs.render()  # type: ignore[misc]
+            except (NotImplementedError, TypeError, gymnasium.error.Error):
+                raise BadInput(f"--record: {trained.env} gives no pictures") from None
+            picture = Image.fromarray(np.asarray(frame))
+            small = picture.resize((GIF_WIDTH, round(GIF_WIDTH * picture.height / picture.width)))
+            frames.append(small.quantize(32, dither=Image.Dither.NONE))
+            if len(frames) > GIF_FRAMES:
+                del frames[1::2]
+                every *= 2
+        seen += 1
 
     returns, _ = play(trained.model, streams, trained.scaler, 1, seeds(seed, 1, EVALUATE, 1), True, keep)
     streams.close()
     options = {"save_all": True, "duration": GIF_MILLISECONDS, "loop": 0, "optimize": True}
-    every = max(1, math.ceil(len(frames) / GIF_FRAMES))
     while True:  # pictures full of detail need more bytes: fewer of them
-        images, file = frames[::every], io.BytesIO()
-        images[0].save(file, "GIF", append_images=images[1:], **options)
-        if file.tell() <= GIF_BYTES or len(images) == 1:
+        file = io.BytesIO()
+        frames[0].save(file, "GIF", append_images=frames[1:], **options)
+        if file.tell() <= GIF_BYTES or len(frames) == 1:
             break
-        every *= 2
+        del frames[1::2]
     atomic_save(path, lambda target: target.write(file.getvalue()))
     return float(returns[0, 0])
 
