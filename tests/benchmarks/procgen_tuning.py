@@ -39,6 +39,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "32 x 8, gamma 0.99": {"num_envs": 32, "horizon": 8, "lr": 5e-4, "gamma": 0.99},
     "16 x 32": {"num_envs": 16, "horizon": 32, "lr": 5e-4},
     "64 x 64 in 16": LONG,
+    "64 x 64 in 16, lr 1e-3": {**LONG, "lr": 1e-3},
+    "64 x 64 in 32": {**LONG, "minibatches": 32},
     "64 x 64 in 16, clip 0.999": {**LONG, "clip": 0.999},
     "ppo": {"algo": "ppo"},
 }
