@@ -1,0 +1,137 @@
+"""How noisy Procgen's gradients are: the simple noise scale of trained policies, that of the value function beside it.
+
+    python tests/benchmarks/procgen_noise.py results/rl/procgen-*-s0
+
+Each folder is a finished run of vpg.py or compare.py. Its policy plays on from where training ended, without learning, for
+--batches rollouts of the recipe's games and steps; the mean gradients of groups of games then give tr(Sigma) and |G|^2
+(McCandlish et al. 2018, A.1), with the steps of one game in one rollout as the unit, since they depend on each other. Writes
+results/reference/rl/procgen/noise.csv: B_simple = tr(Sigma) / |G|^2 in frames, with a 95% interval from the jackknife over
+rollouts, for the policy's gradient and for that of the value function.
+"""
+
+import argparse
+import csv
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "rl"))
+
+from common.pool import Job, Pool
+from common.run import available_cores, load_checkpoint, write_csv
+from compare import start_worker
+from gradients import IMAGES_AT_ONCE, Batch, NoiseScale, Weights, flat, noise_scale, vpg_loss
+from policy import ActorCritic
+from updates import make_batch
+from vpg import Config, Trainer
+
+OUT = ROOT / "results" / "reference" / "rl" / "procgen" / "noise.csv"
+GROUPS = 8  # of games in a rollout
+PARTS = ("policy", "value")
+
+
+def both_gradients(model: ActorCritic, rows: Batch) -> tuple[Tensor, Tensor]:
+    """The mean gradients of the policy's objective, without the entropy bonus, and of the value function's error."""
+    shared = list(model.trunk.parameters())
+    parameters = ([*shared, *model.actor.parameters()], [*shared, *model.critic.parameters()])
+    totals = [torch.zeros(sum(p.numel() for p in some)) for some in parameters]
+    for index in torch.arange(len(rows)).split(IMAGES_AT_ONCE):
+        part = rows.rows(index)
+        known = model.head_and_value(part.obs)
+        without = replace(part, advantages=torch.zeros_like(part.advantages))
+        losses = (
+            vpg_loss(model, part, Weights(), len(rows), known),
+            vpg_loss(model, without, Weights(value=1.0), len(rows), known),
+        )
+        for total, loss, some in zip(totals, losses, parameters, strict=True):
+            gradient = torch.autograd.grad(loss, some, retain_graph=True, materialize_grads=True)
+            total += flat(gradient)
+    return totals[0], totals[1]
+
+
+def measure(folder: str, batches: int) -> dict[str, Any]:
+    """In a worker: the noise of one run's last policy."""
+    state = load_checkpoint(Path(folder) / "checkpoint.pt")
+    arguments: dict[str, Any] = dict(state["arguments"])
+    config = Config(**{**arguments, "hidden": tuple(arguments["hidden"])})
+    trainer = Trainer(config, torch.device("cpu"))
+    trainer.load(state)
+    n = config.num_envs or 1
+    found: tuple[list[list[Tensor]], ...] = ([], [])
+    for _ in range(batches):
+        rollout = trainer.collector.collect(trainer.model, trainer.random)
+        batch, _known = make_batch(config, rollout, trainer.model)
+        groups = [(batch.streams * GROUPS // n == group).nonzero().squeeze(-1) for group in range(GROUPS)]
+        gradients = [both_gradients(trainer.model, batch.rows(index)) for index in groups]
+        for part, mine in zip(found, zip(*gradients, strict=True), strict=True):
+            part.append(list(mine))
+    trainer.close()
+    per_unit = config.horizon or 1
+    return {
+        "game": config.env.removeprefix("procgen:"),
+        "frames": trainer.step,
+        "batches": batches,
+        **{
+            f"{name}_{key}": value
+            for name, part in zip(PARTS, found, strict=True)
+            for key, value in summary(part, n, per_unit).items()
+        },
+    }
+
+
+def summary(gradients: Sequence[list[Tensor]], games: int, frames: int) -> dict[str, float]:
+    """|G|^2, tr(Sigma) of one frame, and B_simple in frames with its interval; nan where |G|^2 is not above 0."""
+
+    def scale(rollouts: Sequence[list[Tensor]]) -> NoiseScale:
+        return noise_scale([g for rollout in rollouts for g in rollout], games * len(rollouts))
+
+    whole = scale(gradients)
+    # In 1 / B, which stays finite where |G|^2 is lost in the noise.
+    left_out = [scale([*gradients[:i], *gradients[i + 1 :]]) for i in range(len(gradients))]
+    inverse, k = whole.squared_norm / whole.trace, len(gradients)
+    values = np.array([one.squared_norm / one.trace for one in left_out])
+    error = math.sqrt((k - 1) / k * float(np.square(values - values.mean()).sum()))
+    low, high = inverse - 1.96 * error, inverse + 1.96 * error
+    return {
+        "squared_norm": whole.squared_norm,
+        "trace": whole.trace * frames,
+        "scale": frames / inverse if inverse > 0 else math.nan,
+        "scale_lo95": frames / high if high > 0 else math.nan,
+        "scale_hi95": frames / low if low > 0 else math.inf,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+")
+    parser.add_argument("--batches", type=int, default=8)
+    options = parser.parse_args()
+    jobs = [
+        Job(f"{Path(folder).name}-{options.batches}", measure, {"folder": folder, "batches": options.batches})
+        for folder in options.folders
+    ]
+    rows: list[dict[str, Any]] = []
+    if OUT.exists():
+        with open(OUT, newline="") as file:
+            rows = list(csv.DictReader(file))
+    with Pool(min(available_cores(), len(jobs)), start_worker) as pool:
+        for end in pool.map(jobs, ROOT / "results" / "rl" / "procgen-noise"):
+            print(end.error or end.result, flush=True)
+            if end.result:
+                row = {name: f"{v:.4g}" if isinstance(v, float) else v for name, v in end.result.items()}
+                rows = [r for r in rows if any(str(r[name]) != str(row[name]) for name in ("game", "frames"))] + [row]
+                rows.sort(key=lambda r: (int(r["frames"]), r["game"]))
+                OUT.parent.mkdir(parents=True, exist_ok=True)
+                write_csv(OUT, rows)
+
+
+if __name__ == "__main__":
+    main()
