@@ -59,21 +59,29 @@ def test_the_table_is_that_of_the_runs():
     assert {run["summary"]["status"] for runs in found.values() for run in runs} == {"ok"}
 
 
+def means(folder: str) -> tuple[int, np.ndarray, np.ndarray]:
+    """Frames, and every game's normalised return on levels of training: ours, and PPO's after as many frames."""
+    runs = [numbers(row) for row in rows(f"{folder}/runs.csv")]
+    (steps,) = {int(run["steps"]) for run in runs}
+    ours = np.array([normalised_return(run["env"], run["eval_return_mean"]) for run in runs])
+    ppo = np.array([normalised_return(run["env"], ppo_return(run["env"], "train", steps) or 0.0) for run in runs])
+    assert len(runs) == len(GAMES)
+    return steps, ours, ppo
+
+
+def with_interval(values: np.ndarray) -> str:
+    middle, low, high = mean_interval(values)
+    return f"{middle:.3f} [{low:.3f}, {high:.3f}]"
+
+
 def test_the_mean_over_games_is_as_readme_says():
-    found = results("suite")
-    ours = np.array([normalised_return(arm.env, runs[0]["summary"]["eval_return_mean"]) for arm, runs in found.items()])
-    steps = {run["summary"]["steps"] for runs in found.values() for run in runs}
-    assert len(steps) == 1
-    ppo = np.array([normalised_return(arm.env, ppo_return(arm.env, "train", *steps) or 0.0) for arm in found])
-    for values, before in (
-        (ours, "mean of the 16 games, is "),
-        (ppo, "PPO had "),
-        (ours - ppo, "difference to PPO is "),
-    ):
-        middle, low, high = mean_interval(values)
-        assert f"{before}{middle:.3f} [{low:.3f}, {high:.3f}]" in TEXT
+    for folder in ("suite-250k", "suite"):
+        steps, ours, ppo = means(folder)
+        assert f"| {steps:,} | {' | '.join(map(with_interval, (ours, ppo, ours - ppo)))} |" in TEXT
+    assert f"mean of the 16 games, is {with_interval(ours)}" in TEXT
+    assert f"PPO had {with_interval(ppo)}" in TEXT
     above = int((ours > ppo).sum())
-    assert f"{COUNTS[above]} games are above it, {COUNTS[len(GAMES) - above]} below" in TEXT
+    assert f"{COUNTS[above].capitalize()} games are above it, {COUNTS[len(GAMES) - above]} below" in TEXT
 
 
 def test_what_was_tried_is_as_readme_says():
