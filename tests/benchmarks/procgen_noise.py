@@ -87,8 +87,8 @@ def measure(folder: str, batches: int) -> dict[str, Any]:
     }
 
 
-def summary(gradients: Sequence[list[Tensor]], games: int, frames: int) -> dict[str, float]:
-    """|G|^2, tr(Sigma) of one frame, and B_simple in frames with its interval; nan where |G|^2 is not above 0."""
+def summary(gradients: Sequence[list[Tensor]], games: int, frames: int) -> dict[str, float | None]:
+    """|G|^2, tr(Sigma) of one frame, and B_simple in frames with its interval; None for what noise makes infinite."""
 
     def scale(rollouts: Sequence[list[Tensor]]) -> NoiseScale:
         return noise_scale([g for rollout in rollouts for g in rollout], games * len(rollouts))
@@ -103,9 +103,9 @@ def summary(gradients: Sequence[list[Tensor]], games: int, frames: int) -> dict[
     return {
         "squared_norm": whole.squared_norm,
         "trace": whole.trace * frames,
-        "scale": frames / inverse if inverse > 0 else math.nan,
-        "scale_lo95": frames / high if high > 0 else math.nan,
-        "scale_hi95": frames / low if low > 0 else math.inf,
+        "scale": frames / inverse if inverse > 0 else None,
+        "scale_lo95": frames / high if high > 0 else None,
+        "scale_hi95": frames / low if low > 0 else None,
     }
 
 
