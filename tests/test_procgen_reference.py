@@ -97,6 +97,20 @@ def test_what_was_tried_is_as_readme_says():
         assert f"| {' | '.join(cells)} |".replace("|  |", "| |") in README.replace("|  |", "| |")
 
 
+def test_the_noise_is_as_readme_says():
+    def two_digits(cell: str) -> str:
+        return f"{float(f'{float(cell):.2g}'):,.0f}"
+
+    games = rows("noise.csv")
+    known = sorted((row for row in games if row["policy_scale"]), key=lambda row: float(row["policy_scale"]))
+    lost = [row for row in games if not row["policy_scale"]]
+    assert len(known) + len(lost) >= 8
+    low = {row["game"]: two_digits(row["policy_scale_lo95"]) for row in games}
+    cells = [f"{row['game']} {two_digits(row['policy_scale'])} [{low[row['game']]}]" for row in known]
+    assert ", ".join(cells) in TEXT
+    assert f"{' and '.join(r['game'] for r in lost)} above {' and '.join(low[r['game']] for r in lost)}" in TEXT
+
+
 def test_the_speed_is_as_readme_says():
     found: dict[str, list[float]] = {}
     for row in rows("speed.csv"):
