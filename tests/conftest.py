@@ -1,8 +1,12 @@
 """What every test shares."""
 
 import pytest
+import torch
 
 import lookback
+
+# The models of tests are so small that a second thread mostly waits for the first, and long if its core is taken.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
