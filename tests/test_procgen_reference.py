@@ -84,17 +84,28 @@ def test_the_mean_over_games_is_as_readme_says():
     assert f"{COUNTS[above].capitalize()} games are above it, {COUNTS[len(GAMES) - above]} below" in TEXT
 
 
+def test_twice_the_rate_is_as_readme_says():
+    once, twice = (
+        {row["env"]: float(row["eval_return_mean"]) for row in rows(f"{folder}/runs.csv")}
+        for folder in ("suite-250k", "suite-250k-lr1e-3")
+    )
+    assert list(twice) == sorted(once)[:8]
+    gain = np.array([normalised_return(env, twice[env]) - normalised_return(env, once[env]) for env in twice])
+    assert f"lower in {COUNTS[int((gain < 0).sum())]}: a difference of {with_interval(gain)}" in TEXT
+    assert "fruitbot at {:.2f} against {:.2f}".format(*(run["procgen:fruitbot"] for run in (twice, once))) in TEXT
+
+
 def test_what_was_tried_is_as_readme_says():
     """The last 50,000 of 250,000 frames, per variant: return, entropy, KL divergence, explained variance."""
-    last = [row for row in rows("tuning.csv") if row["frames"] == "250000"]
+    last, games = [row for row in rows("tuning.csv") if row["frames"] == "250000"], ("fruitbot", "starpilot")
     for variant in {row["variant"] for row in last}:
-        games = {row["game"]: row for row in last if row["variant"] == variant}
+        found = {row["game"]: row for row in last if row["variant"] == variant}
         cells = [variant]
         for name, how in (("return", ".2f"), ("entropy", ".2f"), ("kl", ".1g"), ("explained_variance", ".2f")):
-            cells += [
-                format(float(games[game][name]), how) if game in games else "" for game in ("fruitbot", "starpilot")
-            ]
+            cells += [format(float(found[game][name]), how) if game in found else "" for game in games]
         assert f"| {' | '.join(cells)} |".replace("|  |", "| |") in README.replace("|  |", "| |")
+    longer = {row["game"]: row["return"] for row in rows("tuning.csv") if row["frames"] == "500000"}
+    assert "fruitbot {:.2f} and starpilot {:.2f}".format(*(float(longer[game]) for game in games)) in TEXT
 
 
 def test_the_noise_is_as_readme_says():
