@@ -87,11 +87,14 @@ def test_the_mean_over_games_is_as_readme_says():
 def test_the_first_runs_to_a_million_frames_are_as_readme_says():
     done = [numbers(row) for row in rows("suite-1m/runs.csv")]
     assert [run["env"] for run in done] == sorted(f"procgen:{game}" for game in GAMES)[: len(done)]
-    parts = []
+    parts, normal = [], []
     for run in done:
-        game, published = run["env"].partition(":")[2], ppo_return(run["env"], "train", run["steps"]) or 0.0
-        parts.append(f"{game} {run['eval_return_mean']:.2f} (PPO {published:.2f})")
+        env, ours, published = run["env"], run["eval_return_mean"], ppo_return(run["env"], "train", run["steps"]) or 0.0
+        parts.append(f"{env.partition(':')[2]} {ours:.2f} (PPO {published:.2f})")
+        normal.append((normalised_return(env, ours), normalised_return(env, published)))
     assert f"Of the runs to a million frames, {COUNTS[len(done)]} are done: {', '.join(parts)}" in TEXT
+    ours, ppo = np.array(normal).T
+    assert f"Normalised, their mean is {with_interval(ours)} and PPO's {with_interval(ppo)}" in TEXT
 
 
 def test_twice_the_rate_is_as_readme_says():
