@@ -18,6 +18,7 @@ import gradients
 import vpg
 from common.errors import BadInput
 from envs import Streams, make_streams
+from policy import image_encoder
 from procgen_env import (
     GAMES,
     MODES,
@@ -258,6 +259,25 @@ def test_an_envpool_without_its_libraries_is_one_sentence(monkeypatch):
     monkeypatch.setattr("procgen_env.importlib.util.find_spec", lambda name: name == "envpool" or None)
     with pytest.raises(BadInput, match=r"cannot be used: Qt 5 is missing$"):
         make_streams("procgen:maze", 2)
+
+
+@pytest.mark.parametrize(("kind", "with_norm"), [("impala", "impala-norm"), ("impala-half", "impala-half-norm")])
+def test_normalised_features_do_not_die_of_a_drift(kind, with_norm):
+    """They are those of the same net, normalised by hand; what moves all of a picture's alike leaves them as they are."""
+    torch.manual_seed(0)
+    plain = image_encoder(kind, (64, 64, 3))
+    torch.manual_seed(0)
+    normed = image_encoder(with_norm, (64, 64, 3))
+    images = torch.rand(3, 3, 64, 64)
+    with torch.no_grad():
+        before = plain.linear(torch.relu(plain.blocks(images)).flatten(1)).double()  # type: ignore[operator]
+        z = (before - before.mean(1, keepdim=True)) / (before.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+        torch.testing.assert_close(normed(images).double(), z.clamp(min=0), atol=1e-5, rtol=1e-4)
+        known = normed(images)
+        for net in (plain, normed):
+            net.linear.bias -= 100  # type: ignore[operator]
+        assert not plain(images).any()
+        torch.testing.assert_close(normed(images), known, atol=1e-4, rtol=1e-3)
 
 
 SMALL = {"num_envs": 8, "horizon": 16, "encoder": "nature", "eval_every": 0, "final_episodes": 2, "device": "cpu"}

@@ -41,6 +41,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "64 x 64 in 16": LONG,
     "64 x 64 in 16, lr 1e-3": {**LONG, "lr": 1e-3},
     "64 x 64 in 32": {**LONG, "minibatches": 32},
+    "64 x 64 in 16, value weight 0.05": {**LONG, "value_weight": 0.05},
+    "64 x 64 in 16, normalised features": {**LONG, "encoder": "impala-half-norm"},
     "64 x 64 in 16, clip 0.999": {**LONG, "clip": 0.999},
     "ppo": {"algo": "ppo"},
 }

@@ -1,0 +1,88 @@
+"""How much of its last layer a trained Procgen policy still uses: features that never fire, and their effective rank.
+
+    python tests/benchmarks/procgen_features.py results/rl/procgen-*-s0
+
+Each folder is a finished run of vpg.py or compare.py. The 256 features that policy and value function share are computed on
+one rollout of the recipe's games and steps, played by the policy from where training ended, and on one of the same net before
+training. Writes results/reference/rl/procgen/features.csv: the part of the features that are 0 on all of these observations,
+and the effective rank of the centred features, exp of the entropy of their singular values as shares of the sum (Roy &
+Vetterli 2007).
+"""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "rl"))
+
+from common.run import load_checkpoint, write_csv
+from gradients import IMAGES_AT_ONCE
+from vpg import Config, Trainer
+
+OUT = ROOT / "results" / "reference" / "rl" / "procgen" / "features.csv"
+
+
+def dead(features: Tensor) -> float:
+    """The part of the features (observations, features) >= 0 that are 0 throughout."""
+    return float((features.amax(0) <= 0).float().mean())
+
+
+def effective_rank(features: Tensor) -> float:
+    """exp(-sum p log p) of the shares p of the singular values of the centred features: 1 for a line, d for a ball in d."""
+    values = torch.linalg.svdvals(features.double() - features.double().mean(0))
+    shares = values[values > 0] / values.sum()
+    return float((-(shares * shares.log()).sum()).exp())
+
+
+def features_of(trainer: Trainer) -> Tensor:
+    """(games * steps, 256): on one rollout, which the policy plays."""
+    obs = trainer.collector.collect(trainer.model, trainer.random).obs[:-1].flatten(0, 1)
+    with torch.no_grad():
+        return torch.cat([trainer.model._features(trainer.model.trunk, part) for part in obs.split(IMAGES_AT_ONCE)])
+
+
+def measure(folder: str) -> dict[str, Any]:
+    """One run's row."""
+    state = load_checkpoint(Path(folder) / "checkpoint.pt")
+    arguments: dict[str, Any] = dict(state["arguments"])
+    config = Config(**{**arguments, "hidden": tuple(arguments["hidden"])})
+    trainer = Trainer(config, torch.device("cpu"))
+    before = features_of(trainer)
+    trainer.load(state)
+    after = features_of(trainer)
+    trainer.close()
+    return {
+        "game": config.env.removeprefix("procgen:"),
+        "frames": state["step"],
+        "dead_before": dead(before),
+        "dead": dead(after),
+        "rank_before": effective_rank(before),
+        "rank": effective_rank(after),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+")
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    if OUT.exists():
+        with open(OUT, newline="") as file:
+            rows = list(csv.DictReader(file))
+    for folder in options.folders:
+        row = {name: f"{v:.4g}" if isinstance(v, float) else v for name, v in measure(folder).items()}
+        print(row, flush=True)
+        rows = [r for r in rows if any(str(r[name]) != str(row[name]) for name in ("game", "frames"))] + [row]
+        rows.sort(key=lambda r: (int(r["frames"]), r["game"]))
+        OUT.parent.mkdir(parents=True, exist_ok=True)
+        write_csv(OUT, rows)
+
+
+if __name__ == "__main__":
+    main()
