@@ -111,7 +111,7 @@ def test_twice_the_rate_is_as_readme_says():
 def test_what_was_tried_is_as_readme_says():
     """The last 50,000 of 250,000 frames, per variant: return, entropy, KL divergence, explained variance."""
     last, games = [row for row in rows("tuning.csv") if row["frames"] == "250000"], ("fruitbot", "starpilot")
-    for variant in {row["variant"] for row in last}:
+    for variant in {row["variant"] for row in last if row["game"] in games}:
         found = {row["game"]: row for row in last if row["variant"] == variant}
         cells = [variant]
         for name, how in (("return", ".2f"), ("entropy", ".2f"), ("kl", ".1g"), ("explained_variance", ".2f")):
@@ -119,6 +119,39 @@ def test_what_was_tried_is_as_readme_says():
         assert f"| {' | '.join(cells)} |".replace("|  |", "| |") in README.replace("|  |", "| |")
     longer = {row["game"]: row["return"] for row in rows("tuning.csv") if row["frames"] == "500000"}
     assert "fruitbot {:.2f} and starpilot {:.2f}".format(*(float(longer[game]) for game in games)) in TEXT
+
+
+def test_the_features_are_as_readme_says():
+    runs = [numbers(row) for row in rows("features.csv")]
+    assert len(runs) == len(GAMES)
+    column = {name: np.array([run[name] for run in runs]) for name in ("rank_before", "rank", "dead_before", "dead")}
+    fallen = column["rank"] < column["rank_before"]
+    middle = {name: float(np.median(values)) for name, values in column.items()}
+    assert f"in {COUNTS[int(fallen.sum())]} of the 16 games (median {middle['rank_before']:.0f} before" in TEXT
+    least = min(runs, key=lambda run: run["rank"])
+    assert (
+        f", {middle['rank']:.0f} after; least {least['game']}, {least['rank_before']:.0f} and {least['rank']:.0f})"
+        in TEXT
+    )
+    assert (
+        f"a median of {middle['dead']:.0%} of them are 0 on all of 4,096 observations ({middle['dead_before']:.0%}"
+        in TEXT
+    )
+
+
+def test_the_trials_of_features_and_values_are_as_readme_says():
+    last = {(r["game"], r["variant"]): float(r["return"]) for r in rows("tuning.csv") if r["frames"] == "250000"}
+    plain, normed, light = (
+        {game: value for (game, variant), value in last.items() if variant == f"64 x 64 in 16{more}"}
+        for more in ("", ", normalised features", ", value weight 0.05")
+    )
+    ends = ", ".join(f"{game} {normed[game]:.2f} ({plain[game]:.2f})" for game in ("coinrun", "climber", "starpilot"))
+    assert f"{ends}, fruitbot {normed['fruitbot']:.2f} ({plain['fruitbot']:.2f})" in TEXT
+    assert f"coinrun {light['coinrun']:.2f} and climber {light['climber']:.2f}" in TEXT
+    (coinrun,) = (numbers(row) for row in rows("noise.csv") if row["game"] == "coinrun")
+    weight = 0.5  # of the value function's error in the loss
+    more = weight * float(np.sqrt(coinrun["value_trace"] / coinrun["policy_trace"]))
+    assert f"its gradient is {more:.0f} times the policy's in coinrun" in TEXT
 
 
 def test_the_noise_is_as_readme_says():
