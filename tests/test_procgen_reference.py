@@ -117,8 +117,13 @@ def test_what_was_tried_is_as_readme_says():
         for name, how in (("return", ".2f"), ("entropy", ".2f"), ("kl", ".1g"), ("explained_variance", ".2f")):
             cells += [format(float(found[game][name]), how) if game in found else "" for game in games]
         assert f"| {' | '.join(cells)} |".replace("|  |", "| |") in README.replace("|  |", "| |")
-    longer = {row["game"]: row["return"] for row in rows("tuning.csv") if row["frames"] == "500000"}
-    assert "fruitbot {:.2f} and starpilot {:.2f}".format(*(float(longer[game]) for game in games)) in TEXT
+    longer = {
+        (row["game"], row["variant"]): float(row["return"]) for row in rows("tuning.csv") if row["frames"] == "500000"
+    }
+    twice = (longer[game, "64 x 64 in 16, lr 1e-3"] for game in games)
+    assert "fruitbot {:.2f} and starpilot {:.2f}".format(*twice) in TEXT
+    normed = (longer[game, "64 x 64 in 16, normalised features"] for game in ("coinrun", "fruitbot"))
+    assert "After 500,000 they are at {:.2f} in coinrun and {:.2f} in fruitbot".format(*normed) in TEXT
 
 
 def test_the_features_are_as_readme_says():
