@@ -153,7 +153,7 @@ class ActorCritic(nn.Module):
         self.critic = mlp((features, *hidden, 1), 1.0)
         self.log_std = nn.Parameter(torch.full((self.policy.outputs,), log_std)) if self.policy.gaussian else None
 
-    def _features(self, trunk: nn.Module, obs: Tensor) -> Tensor:
+    def features(self, trunk: nn.Module, obs: Tensor) -> Tensor:
         """(B, features) float32."""
         if not self.image:
             return obs
@@ -170,15 +170,15 @@ class ActorCritic(nn.Module):
 
     def head(self, obs: Tensor) -> Tensor:
         """The actor's output (B, A), for a Gaussian with the log standard deviations appended: (B, 2 A)."""
-        return self._head(self._features(self.trunk, obs))
+        return self._head(self.features(self.trunk, obs))
 
     def value(self, obs: Tensor) -> Tensor:
         """(B,)"""
-        return self.critic(self._features(self.value_trunk, obs)).squeeze(-1)
+        return self.critic(self.features(self.value_trunk, obs)).squeeze(-1)
 
     def head_and_value(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """`head` and `value` from one pass of a shared encoder."""
-        features = self._features(self.trunk, obs)
+        features = self.features(self.trunk, obs)
         return self._head(features), self.critic(features.detach() if self.detached else features).squeeze(-1)
 
     def actor_parameters(self) -> list[nn.Parameter]:

@@ -3,29 +3,21 @@
     python tests/benchmarks/procgen_features.py results/rl/procgen-*-s0
 
 Each folder is a finished run of vpg.py or compare.py. The 256 features that policy and value function share are computed on
-one rollout of the recipe's games and steps, played by the policy from where training ended, and on one of the same net before
-training. Writes results/reference/rl/procgen/features.csv: the part of the features that are 0 on all of these observations,
-and the effective rank of the centred features, exp of the entropy of their singular values as shares of the sum (Roy &
-Vetterli 2007).
+one rollout of the recipe's games and steps, which the trained net plays from where training ended; beside it those of the
+same net before training, on a rollout that it plays itself. Writes results/reference/rl/procgen/features.csv: the part of the
+features that are 0 on all observations, and the effective rank of the centred features, exp of the entropy of their singular
+values as shares of the sum (Roy & Vetterli 2007).
 """
 
 import argparse
-import csv
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
+from procgen_runs import REFERENCE, add_row, untrained
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "rl"))
-
-from common.run import load_checkpoint, write_csv
 from gradients import IMAGES_AT_ONCE
-from vpg import Config, Trainer
-
-OUT = ROOT / "results" / "reference" / "rl" / "procgen" / "features.csv"
+from vpg import Trainer
 
 
 def dead(features: Tensor) -> float:
@@ -44,21 +36,18 @@ def features_of(trainer: Trainer) -> Tensor:
     """(games * steps, 256): on one rollout, which the policy plays."""
     obs = trainer.collector.collect(trainer.model, trainer.random).obs[:-1].flatten(0, 1)
     with torch.no_grad():
-        return torch.cat([trainer.model._features(trainer.model.trunk, part) for part in obs.split(IMAGES_AT_ONCE)])
+        return torch.cat([trainer.model.features(trainer.model.trunk, part) for part in obs.split(IMAGES_AT_ONCE)])
 
 
 def measure(folder: str) -> dict[str, Any]:
     """One run's row."""
-    state = load_checkpoint(Path(folder) / "checkpoint.pt")
-    arguments: dict[str, Any] = dict(state["arguments"])
-    config = Config(**{**arguments, "hidden": tuple(arguments["hidden"])})
-    trainer = Trainer(config, torch.device("cpu"))
+    trainer, state = untrained(folder)
     before = features_of(trainer)
     trainer.load(state)
     after = features_of(trainer)
     trainer.close()
     return {
-        "game": config.env.removeprefix("procgen:"),
+        "game": trainer.config.env.removeprefix("procgen:"),
         "frames": state["step"],
         "dead_before": dead(before),
         "dead": dead(after),
@@ -71,17 +60,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+")
     options = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    if OUT.exists():
-        with open(OUT, newline="") as file:
-            rows = list(csv.DictReader(file))
     for folder in options.folders:
-        row = {name: f"{v:.4g}" if isinstance(v, float) else v for name, v in measure(folder).items()}
+        row = measure(folder)
         print(row, flush=True)
-        rows = [r for r in rows if any(str(r[name]) != str(row[name]) for name in ("game", "frames"))] + [row]
-        rows.sort(key=lambda r: (int(r["frames"]), r["game"]))
-        OUT.parent.mkdir(parents=True, exist_ok=True)
-        write_csv(OUT, rows)
+        add_row(REFERENCE / "features.csv", row)
 
 
 if __name__ == "__main__":

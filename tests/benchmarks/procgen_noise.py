@@ -10,9 +10,7 @@ rollouts, for the policy's gradient and for that of the value function.
 """
 
 import argparse
-import csv
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,20 +18,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from procgen_runs import REFERENCE, ROOT, add_row, untrained
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "rl"))
-
 from common.pool import Job, Pool
-from common.run import available_cores, load_checkpoint, write_csv
+from common.run import available_cores
 from compare import start_worker
 from gradients import IMAGES_AT_ONCE, Batch, NoiseScale, Weights, flat, noise_scale, vpg_loss
 from policy import ActorCritic
 from updates import make_batch
-from vpg import Config, Trainer
 
-OUT = ROOT / "results" / "reference" / "rl" / "procgen" / "noise.csv"
 GROUPS = 8  # of games in a rollout
 PARTS = ("policy", "value")
 
@@ -59,11 +53,9 @@ def both_gradients(model: ActorCritic, rows: Batch) -> tuple[Tensor, Tensor]:
 
 def measure(folder: str, batches: int) -> dict[str, Any]:
     """In a worker: the noise of one run's last policy."""
-    state = load_checkpoint(Path(folder) / "checkpoint.pt")
-    arguments: dict[str, Any] = dict(state["arguments"])
-    config = Config(**{**arguments, "hidden": tuple(arguments["hidden"])})
-    trainer = Trainer(config, torch.device("cpu"))
+    trainer, state = untrained(folder)
     trainer.load(state)
+    config = trainer.config
     n = config.num_envs or 1
     found: tuple[list[list[Tensor]], ...] = ([], [])
     for _ in range(batches):
@@ -118,19 +110,11 @@ def main() -> None:
         Job(f"{Path(folder).name}-{options.batches}", measure, {"folder": folder, "batches": options.batches})
         for folder in options.folders
     ]
-    rows: list[dict[str, Any]] = []
-    if OUT.exists():
-        with open(OUT, newline="") as file:
-            rows = list(csv.DictReader(file))
     with Pool(min(available_cores(), len(jobs)), start_worker) as pool:
         for end in pool.map(jobs, ROOT / "results" / "rl" / "procgen-noise"):
             print(end.error or end.result, flush=True)
             if end.result:
-                row = {name: f"{v:.4g}" if isinstance(v, float) else v for name, v in end.result.items()}
-                rows = [r for r in rows if any(str(r[name]) != str(row[name]) for name in ("game", "frames"))] + [row]
-                rows.sort(key=lambda r: (int(r["frames"]), r["game"]))
-                OUT.parent.mkdir(parents=True, exist_ok=True)
-                write_csv(OUT, rows)
+                add_row(REFERENCE / "noise.csv", end.result)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,37 @@
+"""What the measurements of trained Procgen policies share: the runs they load, and the tables they add to."""
+
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "rl"))
+
+from common.run import load_checkpoint, write_csv
+from vpg import Config, Trainer
+
+REFERENCE = ROOT / "results" / "reference" / "rl" / "procgen"
+
+
+def untrained(folder: str) -> tuple[Trainer, dict[str, Any]]:
+    """A finished run's trainer as it began, on the CPU, and the checkpoint that it ended with, for `Trainer.load`."""
+    state = load_checkpoint(Path(folder) / "checkpoint.pt")
+    arguments: dict[str, Any] = dict(state["arguments"])
+    config = Config(**{**arguments, "hidden": tuple(arguments["hidden"])})
+    return Trainer(config, torch.device("cpu")), state
+
+
+def add_row(path: Path, row: dict[str, Any]) -> None:
+    """Write a row into a table in place of an older one of the same game and frames, numbers to four digits."""
+    row = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()}
+    rows: list[dict[str, Any]] = []
+    if path.exists():
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+    rows = [old for old in rows if any(str(old[name]) != str(row[name]) for name in ("game", "frames"))] + [row]
+    rows.sort(key=lambda old: (int(old["frames"]), old["game"]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(path, rows)
