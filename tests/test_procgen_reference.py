@@ -97,6 +97,29 @@ def test_the_first_runs_to_a_million_frames_are_as_readme_says():
     assert f"Normalised, their mean is {with_interval(ours)} and PPO's {with_interval(ppo)}" in TEXT
 
 
+def test_ppo_on_our_net_is_as_readme_says():
+    (ppo,), vpg = (
+        [numbers(row) for row in rows(f"{folder}/runs.csv") if row["env"] == "procgen:fruitbot"]
+        for folder in ("ppo-1m", "suite-1m")
+    )
+    ends: dict[str, list[float]] = {}
+    for row in rows("control.csv"):
+        if 950_000 < int(row["frames"]) <= 1_000_000:
+            ends.setdefault(row["method"], []).append(float(row["return"]))
+    (three,), (one,), published = (
+        ends[method] for method in ("ppo", "vpg, one pass in 16 minibatches", "PPO, published")
+    )
+    assert f"they return {three:.2f} and the single pass {one:.2f}, at" in TEXT
+    assert f"at {ppo['steps_per_second']:.0f} and {vpg[0]['steps_per_second']:.0f} frames per second" in TEXT
+    shown = [
+        f"{run['eval_return_mean']:.2f} [{run['eval_return_lo95']:.2f}, {run['eval_return_hi95']:.2f}]"
+        for run in (ppo, vpg[0])
+    ]
+    assert f"over 100 episodes at the end, {' and '.join(shown)}" in TEXT
+    assert len(published) == 3
+    assert f"end at {min(published):.1f} to {max(published):.1f}" in TEXT
+
+
 def test_twice_the_rate_is_as_readme_says():
     once, twice = (
         {row["env"]: float(row["eval_return_mean"]) for row in rows(f"{folder}/runs.csv")}

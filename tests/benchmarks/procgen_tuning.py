@@ -43,6 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "64 x 64 in 32": {**LONG, "minibatches": 32},
     "64 x 64 in 16, value weight 0.05": {**LONG, "value_weight": 0.05},
     "64 x 64 in 16, normalised features": {**LONG, "encoder": "impala-half-norm"},
+    "64 x 64 in 16, full width": {**LONG, "encoder": "impala"},
     "64 x 64 in 16, clip 0.999": {**LONG, "clip": 0.999},
     "ppo": {"algo": "ppo"},
 }
