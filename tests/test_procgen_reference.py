@@ -144,9 +144,21 @@ def test_what_was_tried_is_as_readme_says():
         (row["game"], row["variant"]): float(row["return"]) for row in rows("tuning.csv") if row["frames"] == "500000"
     }
     twice = (longer[game, "64 x 64 in 16, lr 1e-3"] for game in games)
-    assert "fruitbot {:.2f} and starpilot {:.2f}".format(*twice) in TEXT
+    same = longer["fruitbot", "64 x 64 in 16"]
+    assert (
+        "fruitbot {:.2f} and starpilot {:.2f}".format(*twice)
+        + f" after 500,000 frames, where 5e-4 has {same:.2f} in fruit"
+        in TEXT
+    )
     normed = (longer[game, "64 x 64 in 16, normalised features"] for game in ("coinrun", "fruitbot"))
-    assert "After 500,000 they are at {:.2f} in coinrun and {:.2f} in fruitbot".format(*normed) in TEXT
+    after = "After 500,000 they are at {:.2f} in coinrun and {:.2f} in fruitbot, where the net without is at {:.2f}"
+    assert after.format(*normed, same) in TEXT
+    found = {(r["game"], r["variant"], r["frames"]): float(r["return"]) for r in rows("tuning.csv")}
+    glorot = "64 x 64 in 16, Glorot"
+    half, whole = (found["fruitbot", glorot, frames] for frames in ("500000", "1000000"))
+    coinrun = " and ".join(f"{found['coinrun', variant, '250000']:.2f}" for variant in (glorot, "64 x 64 in 16"))
+    assert f"return {half:.2f} after 500,000 frames of seed 1000, orthogonal ones {same:.2f} (coinrun {coinrun}" in TEXT
+    assert f"and {whole:.2f} after a million" in TEXT
 
 
 def test_the_features_are_as_readme_says():

@@ -30,7 +30,8 @@ WINDOW = 50_000  # frames
 # A variant's name: environments x steps of each, and in how many minibatches.
 LONG = {"num_envs": 64, "horizon": 64, "minibatches": 16, "lr": 5e-4}
 # Everything else is PROCGEN's in recipes.py: gamma 0.999, lambda 0.95, entropy 0.01. tuning.csv also has variants called "no
-# ratio", of minibatches whose steps counted alike however far the policy had moved: the code at commit e1f473f.
+# ratio", of minibatches whose steps counted alike however far the policy had moved: the code at commit e1f473f; and "Glorot",
+# with nn.init.xavier_uniform_ in place of `orthogonal` for all weights of the encoder.
 VARIANTS: dict[str, dict[str, Any]] = {
     "64 x 16": {"num_envs": 64, "horizon": 16, "lr": 5e-4},
     "64 x 16, lr 2e-3": {"num_envs": 64, "horizon": 16, "lr": 2e-3},
@@ -43,7 +44,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "64 x 64 in 32": {**LONG, "minibatches": 32},
     "64 x 64 in 16, value weight 0.05": {**LONG, "value_weight": 0.05},
     "64 x 64 in 16, normalised features": {**LONG, "encoder": "impala-half-norm"},
-    "64 x 64 in 16, full width": {**LONG, "encoder": "impala"},
     "64 x 64 in 16, clip 0.999": {**LONG, "clip": 0.999},
     "ppo": {"algo": "ppo"},
 }
