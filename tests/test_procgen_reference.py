@@ -116,7 +116,12 @@ def test_ppo_on_our_net_is_as_readme_says():
         for run in (ppo, vpg[0])
     ]
     assert f"over 100 episodes at the end, {' and '.join(shown)}" in TEXT
-    assert len(published) == 3
+    early = {row["method"]: float(row["return"]) for row in rows("control.csv") if row["frames"] == "250000"}
+    full, half = early["vpg, one pass, net of full width (so far)"], early["vpg, one pass in 16 minibatches"]
+    theirs = [float(row["return"]) for row in rows("control.csv") if row["frames"] == "245760"]
+    assert f"at {full:.2f} over the frames from 200,000 to 250,000, where half the width has {half:.2f}" in TEXT
+    assert f"published PPO {np.mean(theirs):.2f}: the width" in TEXT
+    assert len(published) == len(theirs) == 3
     assert f"end at {min(published):.1f} to {max(published):.1f}" in TEXT
 
 
