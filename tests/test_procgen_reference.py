@@ -107,7 +107,7 @@ def test_ppo_on_our_net_is_as_readme_says():
         if 950_000 < int(row["frames"]) <= 1_000_000:
             ends.setdefault(row["method"], []).append(float(row["return"]))
     (three,), (one,), published = (
-        ends[method] for method in ("ppo", "vpg, one pass in 16 minibatches", "PPO, published")
+        ends[method] for method in ("PPO, half width", "vpg, one pass, half width", "PPO, full width (published)")
     )
     assert f"they return {three:.2f} and the single pass {one:.2f}, at" in TEXT
     assert f"at {ppo['steps_per_second']:.0f} and {vpg[0]['steps_per_second']:.0f} frames per second" in TEXT
@@ -117,7 +117,7 @@ def test_ppo_on_our_net_is_as_readme_says():
     ]
     assert f"over 100 episodes at the end, {' and '.join(shown)}" in TEXT
     early = {row["method"]: float(row["return"]) for row in rows("control.csv") if row["frames"] == "250000"}
-    full, half = early["vpg, one pass, net of full width (so far)"], early["vpg, one pass in 16 minibatches"]
+    full, half = early["vpg, one pass, full width (so far)"], early["vpg, one pass, half width"]
     theirs = [float(row["return"]) for row in rows("control.csv") if row["frames"] == "245760"]
     assert f"at {full:.2f} over the frames from 200,000 to 250,000, where half the width has {half:.2f}" in TEXT
     assert f"published PPO {np.mean(theirs):.2f}: the width" in TEXT

@@ -1,20 +1,19 @@
 """Whether a gap to published PPO is the single pass's or is shared by PPO on our network: training curves side by side.
 
-    python tests/benchmarks/procgen_control.py "vpg, one pass in 16 minibatches=results/rl/procgen-fruitbot-…-s0" "ppo=…"
+    python tests/benchmarks/procgen_control.py "vpg, one pass, half width=results/rl/procgen-fruitbot-…-s0" …
 
-Each argument names a curve and the folder of a finished run of vpg.py. Adds one row per 50,000 frames of it to control.csv in
+Each argument names a curve and the folder of a run of vpg.py. Adds one row per 50,000 frames of it to control.csv in
 results/reference/rl/procgen, the mean return of the episodes that ended in them with their number and the mean entropy, and
 draws control.png from all rows that are there. Those of published PPO are openai/train-procgen's (`train_procgen/results`,
 easy mode, 200 levels): every third row of a run's log, whose return is the mean of its latest 100 episodes.
 """
 
 import argparse
-import csv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from procgen_runs import REFERENCE
+from procgen_runs import REFERENCE, read_rows, replaced
 from procgen_tuning import windows
 
 from common.plots import PALETTE, new_figure, save_figure, style
@@ -60,14 +59,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", metavar="NAME=FOLDER")
-    rows: list[dict[str, Any]] = []
-    if OUT.exists():
-        with open(OUT, newline="") as file:
-            rows = list(csv.DictReader(file))
+    rows = read_rows(OUT)
     for name, _, folder in (run.partition("=") for run in parser.parse_args().runs):
-        new = rows_of(name, Path(folder))
-        mine = {(row["game"], row["method"], str(row["seed"])) for row in new}
-        rows = [row for row in rows if (row["game"], row["method"], str(row["seed"])) not in mine] + new
+        rows = replaced(rows, rows_of(name, Path(folder)), ("game", "method", "seed"))
     if rows:
         write_csv(OUT, rows)
         draw(rows, OUT.with_suffix(""))

@@ -24,14 +24,24 @@ def untrained(folder: str) -> tuple[Trainer, dict[str, Any]]:
     return Trainer(config, torch.device("cpu")), state
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """A table's rows as text, in its order; none where there is no table yet."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def replaced(rows: list[dict[str, Any]], new: list[dict[str, Any]], keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    """`rows` without those that have the `keys` of a new one, and the new ones behind them."""
+    mine = {tuple(str(row[key]) for key in keys) for row in new}
+    return [row for row in rows if tuple(str(row[key]) for key in keys) not in mine] + new
+
+
 def add_row(path: Path, row: dict[str, Any]) -> None:
     """Write a row into a table in place of an older one of the same game and frames, numbers to four digits."""
     row = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()}
-    rows: list[dict[str, Any]] = []
-    if path.exists():
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-    rows = [old for old in rows if any(str(old[name]) != str(row[name]) for name in ("game", "frames"))] + [row]
+    rows = replaced(read_rows(path), [row], ("game", "frames"))
     rows.sort(key=lambda old: (int(old["frames"]), old["game"]))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_csv(path, rows)

@@ -8,24 +8,20 @@ episodes that ended in them, with their number, and means of entropy, KL diverge
 """
 
 import argparse
-import csv
 import math
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "rl"))
+from procgen_runs import REFERENCE, ROOT, read_rows, replaced
 
 from common.pool import Job, Pool
 from common.run import available_cores, read_metrics, write_csv
 from compare import start_worker
 from vpg import Config, run_config
 
-OUT = ROOT / "results" / "reference" / "rl" / "procgen" / "tuning.csv"
+OUT = REFERENCE / "tuning.csv"
 WINDOW = 50_000  # frames
 # A variant's name: environments x steps of each, and in how many minibatches.
 LONG = {"num_envs": 64, "horizon": 64, "minibatches": 16, "lr": 5e-4}
@@ -98,19 +94,14 @@ def main() -> None:
                 key = f"{game}-{variant.replace(' ', '')}-{options.frames}-s{seed}"
                 jobs.append(Job(key, trial, {"settings": asdict(settings)}))
                 what[key] = {"game": game, "variant": variant, "seed": seed}
-    kept: list[dict[str, Any]] = []
-    if OUT.exists():
-        with open(OUT, newline="") as file:
-            kept = list(csv.DictReader(file))
     with Pool(min(available_cores(), len(jobs)), start_worker) as pool:
         for end in pool.map(jobs, ROOT / "results" / "rl" / "procgen-tuning"):
             mine = what[end.job.key]
             print(mine, end.error or end.result)
             if end.result:
-                kept = [row for row in kept if any(str(row[name]) != str(mine[name]) for name in mine)]
-                kept += [{**mine, **row} for row in end.result["rows"]]
+                new = [{**mine, **row} for row in end.result["rows"]]
                 OUT.parent.mkdir(parents=True, exist_ok=True)
-                write_csv(OUT, kept)
+                write_csv(OUT, replaced(read_rows(OUT), new, tuple(mine)))
 
 
 if __name__ == "__main__":
