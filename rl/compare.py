@@ -37,6 +37,7 @@ from common.run import (
     write_text,
 )
 from envs import make_streams
+from policy import Encoder
 from procgen_env import GAMES, PREFIX, is_procgen
 from procgen_report import procgen_figure, procgen_table
 from published import PUBLISHED, THRESHOLDS
@@ -62,6 +63,8 @@ class Config:
     """of vpg: each is an arm of its own; ppo takes gae"""
     minibatches: tuple[int, ...] = (1,)
     """of vpg's single pass over a batch: each is an arm of its own"""
+    encoders: tuple[Encoder, ...] = ()
+    """networks for images, each an arm of its own; default: each environment's recipe"""
     seeds: tuple[int, ...] = ()
     """runs of each arm: one number, or one for each environment; default: 5"""
     first_seed: int = 0
@@ -78,29 +81,35 @@ class Config:
 
 @dataclass(frozen=True)
 class Arm:
-    """What is compared: an environment with an algorithm, a baseline and, of vpg, the minibatches of its pass."""
+    """What is compared: an environment with an algorithm, a baseline, of vpg the minibatches of its pass, and a network.
+
+    None stands for what the environment's recipe has.
+    """
 
     env: str
     algo: Algo
     baseline: Baseline
     minibatches: int | None = None
+    encoder: Encoder | None = None
 
     @property
     def label(self) -> str:
-        """`vpg`, `ppo`, `vpg, reward-to-go` or `vpg, 16 minibatches`."""
+        """`vpg`, `ppo`, `vpg, reward-to-go`, `vpg, 16 minibatches` or `vpg, impala`."""
         parts = [self.algo] if self.baseline == "gae" else [self.algo, self.baseline]
-        return ", ".join([*parts, *([f"{self.minibatches} minibatches"] if (self.minibatches or 1) > 1 else [])])
+        several = [f"{self.minibatches} minibatches"] if (self.minibatches or 1) > 1 else []
+        return ", ".join([*parts, *several, *([self.encoder] if self.encoder else [])])
 
 
 def arms_of(config: Config) -> list[Arm]:
-    """Every environment with every algorithm; with ppo only GAE, and its own minibatches."""
+    """Every environment with every algorithm and network; with ppo only GAE, and its own minibatches."""
     vpg: list[tuple[Baseline, int | None]] = list(itertools.product(config.baselines, config.minibatches))
     ppo: list[tuple[Baseline, int | None]] = [("gae", None)]
     return [
-        Arm(env, algo, baseline, minibatches)
+        Arm(env, algo, baseline, minibatches, encoder)
         for env in config.envs
         for algo in config.algos
         for baseline, minibatches in (vpg if algo == "vpg" else ppo)
+        for encoder in config.encoders or (None,)
     ]
 
 
@@ -111,6 +120,7 @@ def settings(config: Config, arm: Arm, seed: int) -> RunConfig:
         algo=arm.algo,
         baseline=arm.baseline,
         minibatches=arm.minibatches,
+        encoder=arm.encoder,
         seed=seed,
         total_steps=config.total_steps,
         results_dir=config.results_dir,
@@ -221,9 +231,9 @@ def check(config: Config) -> None:
     """BadInput for what cannot be compared; every environment is made once."""
     if config.name is not None:
         check_name(config.name)
-    for name in ("envs", "algos", "baselines", "minibatches"):
+    for name in ("envs", "algos", "baselines", "minibatches", "encoders"):
         values = getattr(config, name)
-        if not values or len(set(values)) < len(values):
+        if (not values and name != "encoders") or len(set(values)) < len(values):
             raise BadInput(f"--{name} must name at least one, and none twice")
     if "vpg" not in config.algos and (config.baselines, config.minibatches) != (("gae",), (1,)):
         raise BadInput("--baselines and --minibatches are vpg's, and --algos does not name it")
@@ -234,7 +244,10 @@ def check(config: Config) -> None:
     for arm in arms_of(config):
         resolve(settings(config, arm, config.first_seed))
     for env in config.envs:
-        make_streams(env, 1).close()
+        streams = make_streams(env, 1)
+        streams.close()
+        if config.encoders and not streams.encoder.image:
+            raise BadInput(f"--encoders are for images, and {env} shows none")
     if any(map(is_procgen, config.envs)) and not all(map(is_procgen, config.envs)):
         raise BadInput("--envs: Procgen's games have a table of their own; compare them without other environments")
 
@@ -254,7 +267,7 @@ def main() -> int:
         seed = config.first_seed + i
         for arm in (arm for arm in arms_of(config) if i < runs_of[arm.env]):
             several = [f"m{arm.minibatches}"] if (arm.minibatches or 1) > 1 else []
-            parts = (arm.env, arm.algo, arm.baseline, *several)
+            parts = (arm.env, arm.algo, arm.baseline, *several, *([arm.encoder] if arm.encoder else []))
             key = "-".join("".join(c if c.isalnum() else "_" for c in part) for part in parts)
             jobs[f"{key}-s{seed}"] = (arm, seed)
     print(f"plan: {len(jobs)} runs on {workers} cores; results: {shown(run.folder)}")
@@ -285,7 +298,12 @@ def report(run: Run, results: dict[Arm, list[dict[str, Any]]]) -> str:
     curves, rows = [], []
     for arm, runs in results.items():
         for one in runs:
-            what = {**asdict(arm), "minibatches": arm.minibatches or "", "seed": one["seed"]}
+            what = {
+                **asdict(arm),
+                "minibatches": arm.minibatches or "",
+                "encoder": arm.encoder or "",
+                "seed": one["seed"],
+            }
             curves += [{**what, **point} for point in one["curve"]]
             rows.append({**what, **one["summary"]})
     write_csv(run.folder / "curves.csv", curves)

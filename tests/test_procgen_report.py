@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.errors import BadInput
 from compare import Config, arms_of, check, filled, settings
 from procgen_env import GAMES, normalised_return
 from procgen_report import mean_interval, ppo_return, procgen_figure, procgen_table, random_return
@@ -89,8 +90,6 @@ def test_hard_mode_and_diverged_runs_have_their_lines(tmp_path: Path):
 
 
 def test_procgen_is_not_compared_with_other_environments():
-    from common.errors import BadInput
-
     with pytest.raises(BadInput, match="table of their own"):
         check(filled(Config(envs=("CartPole-v1", "procgen:maze"))))
     with pytest.raises(BadInput, match="--seeds takes one number"):
@@ -108,3 +107,17 @@ def test_the_two_forms_of_a_single_pass_are_arms_of_their_own_with_recipes_of_th
     assert (strict.clip, several.clip, ppo.clip) == (0.0, 0.2, 0.2)
     # no fewer steps per frame
     assert (several.num_envs or 0) * (several.horizon or 0) / 16 <= (strict.num_envs or 0) * (strict.horizon or 0)
+
+
+def test_networks_are_arms_of_their_own():
+    nets = ("impala", "nature")
+    config = filled(Config(envs=("procgen:maze",), algos=("vpg", "ppo"), minibatches=(1, 16), encoders=nets))
+    check(config)
+    arms = arms_of(config)
+    labels = ["vpg, impala", "vpg, nature", "vpg, 16 minibatches, impala", "vpg, 16 minibatches, nature"]
+    assert [arm.label for arm in arms] == [*labels, "ppo, impala", "ppo, nature"]
+    assert [resolve(settings(config, arm, 0)).encoder for arm in arms] == [*nets, *nets, *nets]
+    with pytest.raises(BadInput, match="--encoders must name at least one, and none twice"):
+        check(filled(Config(envs=("procgen:maze",), encoders=("nature", "nature"))))
+    with pytest.raises(BadInput, match="--encoders are for images, and CartPole-v1 shows none"):
+        check(filled(Config(envs=("CartPole-v1",), encoders=nets)))
