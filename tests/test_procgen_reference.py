@@ -97,32 +97,45 @@ def test_the_first_runs_to_a_million_frames_are_as_readme_says():
     assert f"Normalised, their mean is {with_interval(ours)} and PPO's {with_interval(ppo)}" in TEXT
 
 
-def test_ppo_on_our_net_is_as_readme_says():
-    (ppo,), vpg = (
-        [numbers(row) for row in rows(f"{folder}/runs.csv") if row["env"] == "procgen:fruitbot"]
-        for folder in ("ppo-1m", "suite-1m")
+def test_width_and_passes_are_as_readme_says():
+    """Fruitbot: the single pass at both widths, PPO at half the width, published PPO."""
+    ppo, vpg, full = (
+        next(numbers(row) for row in rows(f"{folder}/runs.csv") if row["env"] == "procgen:fruitbot")
+        for folder in ("ppo-1m", "suite-1m", "full-1m")
     )
+    shown = [
+        f"{run['eval_return_mean']:.2f} [{run['eval_return_lo95']:.2f}, {run['eval_return_hi95']:.2f}]"
+        for run in (ppo, vpg, full)
+    ]
     ends: dict[str, list[float]] = {}
     for row in rows("control.csv"):
         if 950_000 < int(row["frames"]) <= 1_000_000:
             ends.setdefault(row["method"], []).append(float(row["return"]))
-    (three,), (one,), published = (
-        ends[method] for method in ("PPO, half width", "vpg, one pass, half width", "PPO, full width (published)")
+    published = ends["PPO, full width (published)"]
+    (three,), (one,), (wide,) = (
+        ends[method] for method in ("PPO, half width", "vpg, one pass, half width", "vpg, one pass, full width")
     )
     assert f"they return {three:.2f} and the single pass {one:.2f}, at" in TEXT
-    assert f"at {ppo['steps_per_second']:.0f} and {vpg[0]['steps_per_second']:.0f} frames per second" in TEXT
-    shown = [
-        f"{run['eval_return_mean']:.2f} [{run['eval_return_lo95']:.2f}, {run['eval_return_hi95']:.2f}]"
-        for run in (ppo, vpg[0])
-    ]
-    assert f"over 100 episodes at the end, {' and '.join(shown)}" in TEXT
-    early = {row["method"]: float(row["return"]) for row in rows("control.csv") if row["frames"] == "250000"}
-    full, half = early["vpg, one pass, full width (so far)"], early["vpg, one pass, half width"]
-    theirs = [float(row["return"]) for row in rows("control.csv") if row["frames"] == "245760"]
-    assert f"at {full:.2f} over the frames from 200,000 to 250,000, where half the width has {half:.2f}" in TEXT
-    assert f"published PPO {np.mean(theirs):.2f}: the width" in TEXT
-    assert len(published) == len(theirs) == 3
+    assert f"at {ppo['steps_per_second']:.0f} and {vpg['steps_per_second']:.0f} frames per second" in TEXT
+    assert f"over 100 episodes at the end, {shown[0]} and {shown[1]}" in TEXT
+    assert f"returns {wide:.2f}, at {full['steps_per_second']:.0f} frames per second" in TEXT
+    assert f"over 100 episodes {shown[2]}, {full['test_return_mean']:.2f} on all levels" in TEXT
+    assert len(published) == 3
     assert f"end at {min(published):.1f} to {max(published):.1f}" in TEXT
+    assert (
+        f"it returns {wide:.1f}, and OpenAI's three runs {min(published):.1f} to {max(published):.1f} (n = 1)" in TEXT
+    )
+    assert wide > max(published)
+    assert f"takes {full['train_seconds'] / 60:.0f} minutes a game" in TEXT
+    assert f"with `--encoders impala` {vpg['steps_per_second'] / full['steps_per_second']:.1f} times as long" in TEXT
+    frames = round(full["steps_per_second"] / vpg["steps_per_second"] * 1e6, -4)
+    (then,) = (
+        float(row["return"])
+        for row in rows("control.csv")
+        if row["method"] == "vpg, one pass, full width" and row["frames"] == f"{round(frames / 50_000) * 50_000}"
+    )
+    assert f"it makes about {round(frames / 50_000) * 50_000:,}, and is at {then:.2f}" in TEXT
+    assert f"(sampled, {full['eval_success']:.0%} are)" in TEXT
 
 
 def test_twice_the_rate_is_as_readme_says():
