@@ -1,4 +1,4 @@
-"""Whether a gap to published PPO is the single pass's or is shared by PPO on our network: training curves side by side.
+"""Whether a gap to published PPO is the single pass's or the network's: training curves of both side by side.
 
     python tests/benchmarks/procgen_control.py "vpg, one pass, half width=results/rl/procgen-fruitbot-…-s0" …
 
