@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.cli import parse, run_main, shown
-from common.device import configure_cpu
+from common.device import DeviceName, choose_device, configure_cpu
 from common.errors import BadInput
 from common.pool import Job, Pool
 from common.run import (
@@ -48,6 +48,7 @@ from vpg import HERE, SOURCES, run_config
 
 Algo = Literal["vpg", "ppo"]
 BOOTSTRAP = 2000
+NOT_IN_IDENTITY = ("workers", "device", "results_dir", "name")
 EVALUATED = ("eval_return", "eval_return_test", "eval_success", "eval_success_test")
 
 
@@ -71,8 +72,12 @@ class Config:
     """the first of the seeds"""
     total_steps: int | None = None
     """steps of every run; default: each environment's recipe"""
+    eval_every: int | None = None
+    """steps between evaluations while training, 0: none; default: each environment's recipe"""
     workers: int = 0
     """runs at once; 0: one per core"""
+    device: DeviceName = "cpu"
+    """where runs train; cuda pays for images, with all runs on one device; auto: the CPU for vectors"""
     results_dir: str | None = None
     """where results go; default: results/ in the repository"""
     name: str | None = None
@@ -123,8 +128,9 @@ def settings(config: Config, arm: Arm, seed: int) -> RunConfig:
         encoder=arm.encoder,
         seed=seed,
         total_steps=config.total_steps,
+        eval_every=config.eval_every,
         results_dir=config.results_dir,
-        device="cpu",
+        device=config.device,
     )
 
 
@@ -241,6 +247,7 @@ def check(config: Config) -> None:
         raise BadInput(f"--seeds takes one number, or as many as there are environments: {len(config.envs)}")
     if min(config.seeds) < 1 or config.first_seed < 0 or config.workers < 0:
         raise BadInput("--seeds must be positive, --first-seed and --workers not negative")
+    choose_device(config.device)
     for arm in arms_of(config):
         resolve(settings(config, arm, config.first_seed))
     for env in config.envs:
@@ -257,7 +264,7 @@ def main() -> int:
     config = filled(parse(Config, {}, description=__doc__ or ""))
     check(config)
     workers = config.workers or available_cores()
-    kept = {name: value for name, value in asdict(config).items() if name not in ("workers", "results_dir", "name")}
+    kept = {name: value for name, value in asdict(config).items() if name not in NOT_IN_IDENTITY}
     identity = {**kept, "sources": source_hash(*(HERE / f"{name}.py" for name in SOURCES))[:16]}
     folder = results_folder(config.results_dir, "rl") / (config.name or f"compare-{short_hash(identity)}")
     run = Run(folder, identity, "cpu", asdict(config), exclusive=False)

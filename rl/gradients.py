@@ -29,9 +29,14 @@ class Batch:
     old_head: Tensor  # the actor's output before the update
     old_log_prob: Tensor
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them, in their order."""
+        return tuple(getattr(self, name) for name in self.__dataclass_fields__)
+
     def rows(self, index: Tensor) -> "Batch":
         """Some of the rows."""
-        return Batch(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+        return Batch(*(tensor[index] for tensor in self.tensors))
 
     def __len__(self) -> int:
         return len(self.obs)
@@ -159,11 +164,18 @@ def grouped_gradient(
 def chunked_gradient(loss: Callable[..., Tensor], model: ActorCritic, batch: Batch, *more: Any) -> list[Tensor]:
     """The gradient of `loss(model, rows, *more)`, a sum over rows; of images in parts whose activations stay in the cache."""
     parameters = model.actor_parameters()
-    if not model.image or len(batch) <= IMAGES_AT_ONCE:
-        return list(torch.autograd.grad(loss(model, batch, *more), parameters))
+
+    def gradient(*rows: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(loss(model, Batch(*rows), *more), parameters)
+
+    if not model.image:
+        return list(gradient(*batch.tensors))
+    key = ("gradient", loss, *more)
+    if len(batch) <= IMAGES_AT_ONCE:
+        return list(model.replays(key, gradient, *batch.tensors))
     total = [torch.zeros_like(p) for p in parameters]
     for index in torch.arange(len(batch), device=batch.obs.device).split(IMAGES_AT_ONCE):
-        part = torch.autograd.grad(loss(model, batch.rows(index), *more), parameters)
+        part = model.replays(key, gradient, *batch.rows(index).tensors)
         for whole, piece in zip(total, part, strict=True):
             whole += piece
     return total

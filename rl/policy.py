@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from cuda_graphs import Replays
+
 LOG_STD = -0.5  # of Box actions at the start, in units of half the space's range (Spinning Up's value)
 HALF_LOG_2PI_E = 0.5 * math.log(2 * math.pi * math.e)
 
@@ -152,11 +154,17 @@ class ActorCritic(nn.Module):
         self.actor = mlp((features, *hidden, self.policy.outputs), 0.01)  # nearly uniform (Andrychowicz et al. 2021)
         self.critic = mlp((features, *hidden, 1), 1.0)
         self.log_std = nn.Parameter(torch.full((self.policy.outputs,), log_std)) if self.policy.gaussian else None
+        self.replays = Replays()
 
     def features(self, trunk: nn.Module, obs: Tensor) -> Tensor:
         """(B, features) float32."""
         if not self.image:
             return obs
+        if torch.is_grad_enabled():
+            return self._encoded(trunk, obs)
+        return self.replays(("features", trunk), lambda images: [self._encoded(trunk, images)], obs)[0]
+
+    def _encoded(self, trunk: nn.Module, obs: Tensor) -> Tensor:
         # (B, height, width, channels) as it lies in memory is channels_last, what convolutions like best.
         images = obs.permute(0, 3, 1, 2)
         if not self.bf16:

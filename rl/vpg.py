@@ -50,6 +50,7 @@ HERE = Path(__file__).resolve().parent
 SOURCES = (
     "vpg",
     "advantages",
+    "cuda_graphs",
     "envs",
     "gradients",
     "policy",

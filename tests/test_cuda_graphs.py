@@ -1,0 +1,91 @@
+"""Replays: on CUDA the same numbers as the function itself, for new inputs, new parameters and every shape."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from cuda_graphs import Replays
+from gradients import Batch, Weights, chunked_gradient, ppo_loss
+from policy import ActorCritic
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+SHAPE = (64, 64, 3)
+
+
+def net(device: str) -> ActorCritic:
+    torch.manual_seed(0)
+    return ActorCritic(SHAPE, spaces.Discrete(15), (), encoder="impala", critic="shared").to(device)
+
+
+def images(n: int, seed: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (n, *SHAPE), dtype=np.uint8))
+
+
+def batch(model: ActorCritic, n: int, seed: int) -> Batch:
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        head = torch.randn(n, 15, generator=random)
+        actions = model.policy.sample(head, random)
+        values = torch.randn(2, n, generator=random)
+        flat = (images(n, seed), actions, *values, torch.zeros(n, dtype=torch.int64), head)
+        whole = Batch(*flat, model.policy.log_prob(head, actions))
+    return Batch(*(tensor.to(next(model.parameters()).device) for tensor in whole.tensors))
+
+
+def test_without_cuda_a_function_is_called_each_time():
+    calls = []
+
+    def double(x: torch.Tensor) -> list[torch.Tensor]:
+        calls.append(x)
+        return [2 * x]
+
+    replays, x = Replays(), torch.arange(3.0)
+    assert all(replays("double", double, x)[0].tolist() == [0.0, 2.0, 4.0] for _ in range(3))
+    assert len(calls) == 3
+
+
+@cuda
+def test_replays_read_new_arguments_and_what_was_changed_in_place():
+    weight, replays = torch.ones(4, device="cuda"), Replays()
+
+    def product(x: torch.Tensor) -> list[torch.Tensor]:
+        return [weight * x]
+
+    for n, k in [(3, 1.0), (3, 2.0), (2, 3.0), (3, 4.0)]:
+        x = torch.full((n, 4), k, device="cuda")
+        weight.fill_(10 * k)
+        with torch.inference_mode(n == 2):
+            assert torch.equal(replays("product", product, x)[0], torch.full_like(x, 10 * k * k))
+    assert len(replays._captured) == 2
+
+
+@cuda
+def test_results_are_not_overwritten_by_the_next_replay():
+    replays, one = Replays(), torch.ones(4, device="cuda")
+    first = replays("same", lambda x: [x + 0], one)[0]
+    replays("same", lambda x: [x + 0], 2 * one)
+    assert first.tolist() == [1.0] * 4
+
+
+@cuda
+@pytest.mark.parametrize("bf16", [False, True])
+def test_features_and_gradients_are_those_of_the_cpu(bf16: bool):
+    slow, fast = net("cpu"), net("cuda")
+    fast.bf16 = bf16
+    close = 0.03 if bf16 else 2e-3
+    for seed in range(3):
+        with torch.no_grad():
+            for p, q in zip(slow.parameters(), fast.parameters(), strict=True):
+                p += 0.01 * torch.randn(p.shape, generator=torch.Generator().manual_seed(seed))
+                q.copy_(p)
+            expected = slow.head_and_value(images(64, seed))
+            got = fast.head_and_value(images(64, seed).cuda())
+        for mine, theirs in zip(got, expected, strict=True):
+            assert float((mine.cpu() - theirs).norm() / theirs.norm()) < close
+        n = (256, 512, 100)[seed]
+        weights = Weights(0.01, 0.5)
+        expected = chunked_gradient(ppo_loss, slow, batch(slow, n, seed), weights, n, 0.2)
+        got = chunked_gradient(ppo_loss, fast, batch(fast, n, seed), weights, n, 0.2)
+        difference = sum(float((g.cpu() - e).square().sum()) for g, e in zip(got, expected, strict=True))
+        assert (difference / sum(float(e.square().sum()) for e in expected)) ** 0.5 < 2 * close
