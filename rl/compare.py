@@ -39,7 +39,7 @@ from common.run import (
 from envs import make_streams
 from policy import Encoder
 from procgen_env import GAMES, PREFIX, is_procgen
-from procgen_report import procgen_figure, procgen_table
+from procgen_report import procgen_figure, procgen_table, windows
 from published import PUBLISHED, THRESHOLDS
 from rlplots import comparison_figure
 from settings import Baseline, resolve
@@ -135,7 +135,7 @@ def settings(config: Config, arm: Arm, seed: int) -> RunConfig:
 
 
 def one_run(settings: dict[str, Any]) -> dict[str, Any]:
-    """In a worker: train and evaluate; the summary and the evaluations on the way."""
+    """In a worker: train and evaluate; the summary, the evaluations on the way, and of Procgen the training by windows."""
     hidden = settings["hidden"]
     given = RunConfig(**{**settings, "hidden": tuple(hidden) if hidden else None})
     summary, folder = run_config(given, quiet=True)
@@ -145,7 +145,8 @@ def one_run(settings: dict[str, Any]) -> dict[str, Any]:
     tested = np.flatnonzero(np.isfinite(metrics["eval_return"]))
     names = [name for name in ("step", "seconds", *EVALUATED) if name in metrics]
     curve = [{name: float(metrics[name][i]) for name in names} for i in tested]
-    return {"summary": summary, "curve": curve, "folder": folder.name}
+    training = {"training": windows(folder / "metrics.csv")} if is_procgen(given.env) else {}
+    return {"summary": summary, "curve": curve, **training, "folder": folder.name}
 
 
 # ---------------------------------------------------------------- statistics
@@ -301,8 +302,8 @@ def main() -> int:
 
 
 def report(run: Run, results: dict[Arm, list[dict[str, Any]]]) -> str:
-    """curves.csv, runs.csv, table.md, the figure and summary.json; the table."""
-    curves, rows = [], []
+    """curves.csv, runs.csv, of Procgen training.csv, table.md, the figure and summary.json; the table."""
+    curves, rows, training = [], [], []
     for arm, runs in results.items():
         for one in runs:
             what = {
@@ -312,9 +313,12 @@ def report(run: Run, results: dict[Arm, list[dict[str, Any]]]) -> str:
                 "seed": one["seed"],
             }
             curves += [{**what, **point} for point in one["curve"]]
+            training += [{**what, **row} for row in one.get("training", ())]
             rows.append({**what, **one["summary"]})
     write_csv(run.folder / "curves.csv", curves)
     write_csv(run.folder / "runs.csv", rows)
+    if training:
+        write_csv(run.folder / "training.csv", training)
     procgen = is_procgen(rows[0]["env"])
     found = procgen_table(results) if procgen else table(results)
     write_text(run.folder / "table.md", found)

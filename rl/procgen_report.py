@@ -7,6 +7,7 @@ levels (first episode of 64 environments each).
 
 import csv
 import itertools
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from common.plots import PALETTE, new_figure, save_figure, style
+from common.run import read_metrics
 from procgen_env import MODES, game_and_mode, normalised_return
 
 ANCHORS = Path(__file__).resolve().with_name("procgen_ppo.csv")
 BOOTSTRAP = 2000
+WINDOW = 50_000  # frames
 
 
 @cache
@@ -111,13 +114,50 @@ def procgen_table(results: dict[Any, list[dict[str, Any]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def windows(path: Path) -> list[dict[str, Any]]:
+    """A run's training, from its metrics.csv, in rows of WINDOW frames; a rest of less than half a window is left out.
+
+    The return is the mean of all episodes that ended in the window, hundreds where an evaluation has twenty.
+    """
+    metrics = read_metrics(path)
+    steps, episodes = metrics["step"], metrics["episodes"]
+    which = ((steps - 1) // WINDOW).astype(int)
+    rows = []
+    for i in range(which.max() + 1):
+        chosen = which == i
+        if steps[chosen].max() - i * WINDOW < WINDOW / 2:
+            continue
+        ended = chosen & (episodes > 0)
+        mean = {name: float(np.mean(metrics[name][chosen])) for name in ("entropy", "kl", "explained_variance")}
+        weighted = metrics["ended_return"][ended] @ episodes[ended] / episodes[ended].sum() if ended.any() else math.nan
+        rows.append(
+            {
+                "frames": (i + 1) * WINDOW,
+                "return": round(float(weighted), 3),
+                "episodes": int(episodes[chosen].sum()),
+                **{name: float(f"{value:.3g}") for name, value in mean.items()},
+                "frames_per_second": round(float(np.median(metrics["steps_per_second"][chosen]))),
+            }
+        )
+    return rows
+
+
+def smoothed(rows: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Million frames and mean returns of two windows each, without the first one, in which only short episodes can end."""
+    frames, returns, episodes = (np.array([row[name] for row in rows[1:]]) for name in ("frames", "return", "episodes"))
+    total = np.where(episodes > 0, returns, 0.0) * episodes
+    both = episodes[:-1] + episodes[1:]
+    return frames[1:] / 1e6, (total[:-1] + total[1:]) / np.where(both > 0, both, np.nan)
+
+
 FINAL = {"eval_return": "eval_return", "eval_return_test": "test_return"}  # a curve's name -> the final evaluation's
 
 
 def procgen_figure(results: dict[Any, list[dict[str, Any]]], path: Path) -> None:
     """A panel per game: every seed on levels of training (solid) and on all (dashed), PPO in grey, random as dots.
 
-    A curve ends in the final evaluation, of many more episodes, with its 95% interval: filled on levels of training.
+    Solid are all episodes of training, where a run has them, else evaluations, as are the dashed ones; the final evaluation,
+    of many more episodes, is a dot with its 95% interval: filled on levels of training.
     """
     by_env: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for arm, runs in results.items():
@@ -160,12 +200,14 @@ def procgen_figure(results: dict[Any, list[dict[str, Any]]], path: Path) -> None
 
 
 def one_curve(axis: Axes, run: dict[str, Any], name: str, line: str, color: str, label: str | None) -> None:
-    """The evaluations on the way, faint since they are of few episodes, and the final one with its interval."""
+    """Training, or the evaluations on the way, faint since they are of few episodes; the final one with its interval."""
     summary, final = run["summary"], FINAL[name]
-    steps = [point["step"] / 1e6 for point in run["curve"] if point["step"] < summary["steps"]]
-    values = [point[name] for point in run["curve"] if point["step"] < summary["steps"]]
     end, mean = summary["steps"] / 1e6, summary[f"{final}_mean"]
-    axis.plot([*steps, end], [*values, mean], line, color=color, alpha=0.5, linewidth=1.1, label=label)
+    if line == "-" and len(run.get("training", ())) > 2:
+        axis.plot(*smoothed(run["training"]), line, color=color, linewidth=1.3, label=label)
+    else:
+        points = [(point["step"] / 1e6, point[name]) for point in run["curve"] if point["step"] < summary["steps"]]
+        axis.plot(*zip(*points, (end, mean), strict=True), line, color=color, alpha=0.5, linewidth=1.1, label=label)
     low, high = summary[f"{final}_lo95"], summary[f"{final}_hi95"]
     beside = [[max(0.0, mean - low)], [max(0.0, high - mean)]]
     aside, face = (1.0, color) if line == "-" else (1.03, "white")  # the two intervals beside each other

@@ -28,8 +28,9 @@ def batch(model: ActorCritic, n: int, seed: int) -> Batch:
         head = torch.randn(n, 15, generator=random)
         actions = model.policy.sample(head, random)
         values = torch.randn(2, n, generator=random)
-        flat = (images(n, seed), actions, *values, torch.zeros(n, dtype=torch.int64), head)
-        whole = Batch(*flat, model.policy.log_prob(head, actions))
+        streams = torch.zeros(n, dtype=torch.int64)
+        old = model.policy.log_prob(head, actions)
+        whole = Batch(images(n, seed), actions, values[0], values[1], streams, head, old)
     return Batch(*(tensor.to(next(model.parameters()).device) for tensor in whole.tensors))
 
 

@@ -8,7 +8,15 @@ import pytest
 from common.errors import BadInput
 from compare import Config, arms_of, check, filled, settings
 from procgen_env import GAMES, normalised_return
-from procgen_report import mean_interval, ppo_return, procgen_figure, procgen_table, random_return
+from procgen_report import (
+    mean_interval,
+    ppo_return,
+    procgen_figure,
+    procgen_table,
+    random_return,
+    smoothed,
+    windows,
+)
 from settings import Config as RunConfig
 from settings import resolve
 
@@ -66,6 +74,34 @@ def test_the_suite_is_sixteen_games_and_its_table_is_right(tmp_path):
     assert "| normalised: -0.066 | |" in table[-1]  # a random policy, jumper's 0.29 included
     procgen_figure(results, tmp_path / "figure")
     assert 0 < (tmp_path / "figure.png").stat().st_size < 200_000
+
+
+def test_training_is_summed_up_in_windows_whose_returns_weigh_every_episode_alike(tmp_path):
+    rows = [  # step, episodes, ended_return, entropy, kl, explained_variance, steps_per_second
+        (20_000, 1, 10.0, 2.0, 0.01, 0.5, 100.0),
+        (50_000, 3, 2.0, 1.0, 0.03, 0.7, 300.0),
+        (90_000, 0, float("nan"), 0.5, 0.02, 0.1, 50.0),
+        (120_000, 2, 1.0, 0.5, 0.02, 0.1, 50.0),  # less than half of a window
+    ]
+    names = "step,episodes,ended_return,entropy,kl,explained_variance,steps_per_second"
+    path = tmp_path / "metrics.csv"
+    path.write_text("\n".join([names, *(",".join(map(str, row)) for row in rows)]))
+    first, second = windows(path)
+    expected = {"frames": 50_000, "return": (10 + 3 * 2) / 4, "episodes": 4, "entropy": 1.5, "kl": 0.02}
+    assert first == pytest.approx({**expected, "explained_variance": 0.6, "frames_per_second": 200})
+    assert (second["frames"], second["episodes"]) == (100_000, 0)
+    assert np.isnan(second["return"])
+
+
+def test_the_figure_draws_the_means_of_two_windows_without_the_first():
+    rows = [
+        {"frames": 50_000 * (i + 1), "return": r, "episodes": n}
+        for i, (r, n) in enumerate([(9.0, 5), (1.0, 1), (3.0, 3), (float("nan"), 0), (float("nan"), 0)])
+    ]
+    frames, returns = smoothed(rows)
+    assert frames.tolist() == [0.15, 0.2, 0.25]
+    assert returns[:2].tolist() == [(1 + 3 * 3) / 4, 3.0]
+    assert np.isnan(returns[2])
 
 
 def test_flags_win_over_the_suite_and_the_suite_over_defaults():

@@ -8,21 +8,18 @@ episodes that ended in them, with their number, and means of entropy, KL diverge
 """
 
 import argparse
-import math
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from procgen_runs import REFERENCE, ROOT, read_rows, replaced
 
 from common.pool import Job, Pool
-from common.run import available_cores, read_metrics, write_csv
+from common.run import available_cores, write_csv
 from compare import start_worker
+from procgen_report import windows
 from vpg import Config, run_config
 
 OUT = REFERENCE / "tuning.csv"
-WINDOW = 50_000  # frames
 # A variant's name: environments x steps of each, and in how many minibatches.
 LONG = {"num_envs": 64, "horizon": 64, "minibatches": 16, "lr": 5e-4}
 # Everything else is PROCGEN's in recipes.py: gamma 0.999, lambda 0.95, entropy 0.01. tuning.csv also has variants called "no
@@ -49,31 +46,6 @@ def trial(settings: dict[str, Any]) -> dict[str, Any]:
     """In a worker: one run, by windows."""
     summary, folder = run_config(Config(**settings), quiet=True)
     return {"status": summary["status"], "rows": windows(folder / "metrics.csv")}
-
-
-def windows(path: Path) -> list[dict[str, Any]]:
-    """metrics.csv in rows of WINDOW frames; a rest of less than half a window is left out."""
-    metrics = read_metrics(path)
-    steps, episodes = metrics["step"], metrics["episodes"]
-    which = ((steps - 1) // WINDOW).astype(int)
-    rows = []
-    for i in range(which.max() + 1):
-        chosen = which == i
-        if steps[chosen].max() - i * WINDOW < WINDOW / 2:
-            continue
-        ended = chosen & (episodes > 0)
-        mean = {name: float(np.mean(metrics[name][chosen])) for name in ("entropy", "kl", "explained_variance")}
-        weighted = metrics["ended_return"][ended] @ episodes[ended] / episodes[ended].sum() if ended.any() else math.nan
-        rows.append(
-            {
-                "frames": (i + 1) * WINDOW,
-                "return": round(float(weighted), 3),
-                "episodes": int(episodes[chosen].sum()),
-                **{name: float(f"{value:.3g}") for name, value in mean.items()},
-                "frames_per_second": round(float(np.median(metrics["steps_per_second"][chosen]))),
-            }
-        )
-    return rows
 
 
 def main() -> None:
