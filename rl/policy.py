@@ -6,6 +6,7 @@ MultiDiscrete, (B, k) reals for Box.
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -62,11 +63,11 @@ class NatureEncoder(nn.Module):
 class Residual(nn.Module):
     """x + conv(relu(conv(relu(x)))), He et al. 2016."""
 
-    def __init__(self, channels: int, gain: float):
+    def __init__(self, channels: int, gain: float, begin: "Beginning"):
         super().__init__()
         self.first, self.second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
-        orthogonal(self.first, math.sqrt(2))
-        orthogonal(self.second, gain)
+        begin(self.first, math.sqrt(2))
+        begin(self.second, gain)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(F.relu(self.first(F.relu(x))))
@@ -77,25 +78,34 @@ class ImpalaEncoder(nn.Module):
 
     Three blocks of a convolution, a max-pool that halves the picture, and two residual units. `norm`, which the papers do not
     have, normalises the features of each picture before the last ReLU (Ba et al. 2016): a drift of all cannot kill them.
+    `begin` gives the first weights; with Glorot's, those of OpenAI's code, the features are a third as large at that width.
     """
 
     features = 256
 
-    def __init__(self, shape: tuple[int, ...], widths: tuple[int, ...] = (16, 32, 32), norm: bool = False):
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        widths: tuple[int, ...] = (16, 32, 32),
+        norm: bool = False,
+        begin: "Beginning | None" = None,
+    ):
         super().__init__()
         height, width, channels = shape
         if min(height, width) < 8:
             raise ValueError(f"images of {height} x {width} are too small for the convolutional net: at least 8 x 8")
         layers: list[nn.Module] = []
+        begin = begin or orthogonal
         gain = 1 / math.sqrt(2 * len(widths))  # so that all residual units together add about the variance of one
         for out in widths:
             convolution = nn.Conv2d(channels, out, 3, padding=1)
-            orthogonal(convolution, math.sqrt(2))
-            layers += [convolution, nn.MaxPool2d(3, 2, padding=1), Residual(out, gain), Residual(out, gain)]
+            begin(convolution, math.sqrt(2))
+            units = [Residual(out, gain, begin) for _ in range(2)]
+            layers += [convolution, nn.MaxPool2d(3, 2, padding=1), *units]
             channels, height, width = out, (height + 1) // 2, (width + 1) // 2
         self.blocks = nn.Sequential(*layers)
         self.linear = nn.Linear(channels * height * width, self.features)
-        orthogonal(self.linear, math.sqrt(2))
+        begin(self.linear, math.sqrt(2))
         self.norm = nn.LayerNorm(self.features) if norm else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -109,7 +119,15 @@ def orthogonal(layer: nn.Conv2d | nn.Linear, gain: float) -> None:
     nn.init.zeros_(layer.bias)
 
 
-Encoder = Literal["impala", "impala-half", "impala-norm", "impala-half-norm", "nature"]
+def glorot(layer: nn.Conv2d | nn.Linear, gain: float) -> None:
+    """Uniform weights of variance 2 / (fan in + fan out) (Glorot & Bengio 2010), whatever the gain for others; no bias."""
+    nn.init.xavier_uniform_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+
+
+Beginning = Callable[[nn.Conv2d | nn.Linear, float], None]
+Encoder = Literal["impala", "impala-half", "impala-norm", "impala-half-norm", "impala-glorot", "nature"]
 Critic = Literal["separate", "shared", "detached"]
 
 
@@ -117,7 +135,8 @@ def image_encoder(kind: Encoder, shape: tuple[int, ...]) -> NatureEncoder | Impa
     """A new convolutional net; ValueError for images that are too small for it."""
     if kind == "nature":
         return NatureEncoder(shape)
-    return ImpalaEncoder(shape, (8, 16, 16) if "half" in kind else (16, 32, 32), kind.endswith("norm"))
+    widths, begin = (8, 16, 16) if "half" in kind else (16, 32, 32), glorot if kind.endswith("glorot") else orthogonal
+    return ImpalaEncoder(shape, widths, kind.endswith("norm"), begin)
 
 
 class ActorCritic(nn.Module):

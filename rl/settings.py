@@ -76,7 +76,7 @@ class Config:
     log_std: float | None = None
     """for Box actions: log of their standard deviation at the start, in units of half the space's range"""
     encoder: Encoder | None = None
-    """for images: Procgen's residual net, or half its width, as in the paper or with normalised features; Mnih et al.'s"""
+    """for images: Procgen's residual net, or half its width, with normalised features, or OpenAI's weights; Mnih et al.'s"""
     critic: Critic | None = None
     """for images: the value function has an encoder of its own, shares the policy's, or reads it without training it"""
     value_weight: float | None = None

@@ -9,7 +9,16 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
-from policy import LOG_STD, ActorCritic, CategoricalPolicy, GaussianPolicy, NatureEncoder, policy_for
+from policy import (
+    LOG_STD,
+    ActorCritic,
+    CategoricalPolicy,
+    GaussianPolicy,
+    ImpalaEncoder,
+    NatureEncoder,
+    glorot,
+    policy_for,
+)
 
 SPACES = {
     "discrete": spaces.Discrete(5),
@@ -179,3 +188,22 @@ def test_images_go_through_convolutions():
     assert sum(p.numel() for p in NatureEncoder((64, 64, 3)).parameters()) == sizes
     with pytest.raises(ValueError, match="too small"):
         NatureEncoder((20, 64, 3))
+
+
+def test_weights_begin_orthogonal_or_as_glorots_with_the_same_layers():
+    torch.manual_seed(0)
+    plain, small = ImpalaEncoder((64, 64, 3)), ImpalaEncoder((64, 64, 3), begin=glorot)
+    assert [p.shape for p in plain.parameters()] == [p.shape for p in small.parameters()]
+    for net in (plain, small):
+        for layer in (m for m in net.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)):
+            weight, taps = layer.weight, layer.weight[0, 0].numel()  # of a kernel
+            fan_out, fan_in = len(weight) * taps, weight[0].numel()
+            if net is small:
+                assert float(weight.std()) == pytest.approx(math.sqrt(2 / (fan_in + fan_out)), rel=0.06)
+                assert float(weight.abs().max()) <= math.sqrt(6 / (fan_in + fan_out))
+            else:
+                rows = weight.flatten(1)
+                gram = rows @ rows.T if len(rows) <= rows.size(1) else rows.T @ rows
+                assert torch.allclose(gram, gram[0, 0] * torch.eye(len(gram)), atol=1e-5)
+            assert layer.bias is not None
+            assert not layer.bias.any()

@@ -34,6 +34,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "16 x 32": {"num_envs": 16, "horizon": 32, "lr": 5e-4},
     "64 x 64 in 16": LONG,
     "64 x 64 in 16, lr 1e-3": {**LONG, "lr": 1e-3},
+    "64 x 64 in 16, lr 2.5e-4": {**LONG, "lr": 2.5e-4},
+    "64 x 64 in 16, lr 1.25e-4": {**LONG, "lr": 1.25e-4},
     "64 x 64 in 32": {**LONG, "minibatches": 32},
     "64 x 64 in 16, value weight 0.05": {**LONG, "value_weight": 0.05},
     "64 x 64 in 16, normalised features": {**LONG, "encoder": "impala-half-norm"},
