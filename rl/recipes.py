@@ -86,8 +86,9 @@ PROCGEN: dict[str, Any] = {
     "critic": "shared",
     "eval_every": 100_000,
 }
-# Where vpg's single pass is in several minibatches, best 16: steps of as many frames, which resemble each other less.
-PROCGEN_PASS: dict[str, Any] = {"num_envs": 64, "horizon": 64}
+# Where vpg's single pass is in several minibatches: as many games as PPO's, and steps of 256 frames whatever the batch: with 16
+# minibatches 64 steps of each game, with 64 PPO's 256.
+PASS_ENVS, STEP_FRAMES = 64, 256
 PROCGEN_PPO: dict[str, Any] = {"num_envs": 64, "horizon": 256, "epochs": 3, "minibatches": 8}
 
 
@@ -99,4 +100,6 @@ def recipe_for(env: str, algo: str, minibatches: int | None = None) -> dict[str,
     own, ppo = (PROCGEN, PROCGEN_PPO) if is_procgen(env) else (RECIPES.get(env, {}), PPO)
     if algo == "ppo":
         return {**DEFAULT, **own, **ppo}
-    return {**DEFAULT, **own, **(PROCGEN_PASS if is_procgen(env) and (minibatches or 1) > 1 else {})}
+    parts = minibatches or 1
+    several = {"num_envs": PASS_ENVS, "horizon": STEP_FRAMES * parts // PASS_ENVS}
+    return {**DEFAULT, **own, **(several if is_procgen(env) and parts > 1 else {})}

@@ -141,6 +141,10 @@ def test_the_two_forms_of_a_single_pass_are_arms_of_their_own_with_recipes_of_th
     assert (strict.minibatches, several.minibatches, ppo.minibatches) == (1, 16, 8)
     assert strict == resolve(RunConfig(env="procgen:maze", device="cpu"))
     assert (strict.clip, several.clip, ppo.clip) == (0.0, 0.2, 0.2)
+    assert [
+        (c.num_envs, c.horizon)
+        for c in (resolve(RunConfig(env="procgen:maze", minibatches=parts)) for parts in (2, 16, 64))
+    ] == [(64, 8), (64, 64), (64, 256)]
     # no fewer steps per frame
     assert (several.num_envs or 0) * (several.horizon or 0) / 16 <= (strict.num_envs or 0) * (strict.horizon or 0)
 
