@@ -86,8 +86,8 @@ PROCGEN: dict[str, Any] = {
     "critic": "shared",
     "eval_every": 100_000,
 }
-# Where vpg's single pass is in several minibatches: as many games as PPO's, and steps of 256 frames whatever the batch: with 16
-# minibatches 64 steps of each game, with 64 PPO's 256.
+# Where vpg's single pass is in several minibatches: as many games as PPO's, and steps of 256 frames whatever the batch: with
+# 16 minibatches 64 steps of each game, with 64 PPO's 256.
 PASS_ENVS, STEP_FRAMES = 64, 256
 PROCGEN_PPO: dict[str, Any] = {"num_envs": 64, "horizon": 256, "epochs": 3, "minibatches": 8}
 
