@@ -268,7 +268,7 @@ def main() -> int:
     kept = {name: value for name, value in asdict(config).items() if name not in NOT_IN_IDENTITY}
     identity = {**kept, "sources": source_hash(*(HERE / f"{name}.py" for name in SOURCES))[:16]}
     folder = results_folder(config.results_dir, "rl") / (config.name or f"compare-{short_hash(identity)}")
-    run = Run(folder, identity, "cpu", asdict(config), exclusive=False)
+    run = Run(folder, identity, config.device, asdict(config), exclusive=False)
     jobs: dict[str, tuple[Arm, int]] = {}
     runs_of = dict(zip(config.envs, config.seeds * (len(config.envs) // len(config.seeds)), strict=True))
     for i in range(max(config.seeds)):

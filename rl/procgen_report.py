@@ -125,7 +125,7 @@ def windows(path: Path) -> list[dict[str, Any]]:
     rows = []
     for i in range(which.max() + 1):
         chosen = which == i
-        if steps[chosen].max() - i * WINDOW < WINDOW / 2:
+        if not chosen.any() or steps[chosen].max() - i * WINDOW < WINDOW / 2:
             continue
         ended = chosen & (episodes > 0)
         mean = {name: float(np.mean(metrics[name][chosen])) for name in ("entropy", "kl", "explained_variance")}

@@ -81,7 +81,7 @@ def test_training_is_summed_up_in_windows_whose_returns_weigh_every_episode_alik
         (20_000, 1, 10.0, 2.0, 0.01, 0.5, 100.0),
         (50_000, 3, 2.0, 1.0, 0.03, 0.7, 300.0),
         (90_000, 0, float("nan"), 0.5, 0.02, 0.1, 50.0),
-        (120_000, 2, 1.0, 0.5, 0.02, 0.1, 50.0),  # less than half of a window
+        (210_000, 2, 1.0, 0.5, 0.02, 0.1, 50.0),  # two windows without a row, and less than half of one
     ]
     names = "step,episodes,ended_return,entropy,kl,explained_variance,steps_per_second"
     path = tmp_path / "metrics.csv"
