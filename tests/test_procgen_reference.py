@@ -172,6 +172,52 @@ def test_width_and_passes_are_as_readme_says():
     assert f"(sampled, {full['eval_success']:.0%} are; the run on two cores" in TEXT
 
 
+def test_the_bigger_batch_is_as_readme_says():
+    """Trials of a pass over 64 x 256 frames beside published PPO, and what the small batch does in coinrun."""
+    trials = {(r["game"], r["variant"], int(r["frames"])): r for r in rows("tuning.csv")}
+    big, small, games = "64 x 256 in 64", "64 x 64 in 16", ("fruitbot", "coinrun", "starpilot")
+    ends = ", ".join(f"{game} {float(trials[game, big, 1_000_000]['return']):.2f}" for game in games)
+    published = ", ".join(f"{ppo_return(f'procgen:{game}', 'train', 1e6):.2f}" for game in games)
+    assert f"{ends}; OpenAI's PPO, three passes at twice the width: {published}." in TEXT
+    half, wide = (
+        {int(r["frames"]): r for r in rows("control.csv") if (r["game"], r["method"]) == ("coinrun", method)}
+        for method in ("vpg, one pass, half width", "vpg, one pass, full width")
+    )
+    at = max(half)
+    returns = [float(row["return"]) for row in (half[at], trials["coinrun", big, at])]
+    assert f"has {returns[0]:.2f} in coinrun after {at:,} frames, where the big one has {returns[1]:.2f}" in TEXT
+    top, low = wide[650_000], wide[850_000]
+    assert (
+        f"from {float(top['return']):.2f} after 650,000 frames to {float(low['return']):.2f} after 850,000, its entropy up "
+        f"from {float(top['entropy']):.2f} to {float(low['entropy']):.2f} nats and a quarter as many episodes ending "
+        f"({top['episodes']} and {low['episodes']})" in TEXT
+    )
+    kl = [
+        np.mean([float(trials["coinrun", variant, 50_000 * i]["kl"]) for i in range(1, 6)]) for variant in (big, small)
+    ]
+    assert f"KL divergence {kl[0]:.4f} and {kl[1]:.4f}, coinrun's first 250,000 frames" in TEXT
+
+
+def test_the_first_weights_at_the_papers_width_are_as_readme_says():
+    curves: dict[str, list[dict[str, str]]] = {}
+    for row in rows("control.csv"):
+        if row["game"] == "coinrun":
+            curves.setdefault(row["method"], []).append(row)
+    ours = curves["PPO, full width, Glorot's weights"][-1]
+    published = [
+        float(row["return"])
+        for row in curves["PPO, full width (published)"]
+        if 950_000 < int(row["frames"]) <= 1_000_000
+    ]
+    stopped = curves["PPO, full width, orthogonal weights"]
+    seen = [(int(row["episodes"]), float(row["return"])) for row in stopped if int(row["frames"]) > 50_000]
+    assert round(sum(n * r for n, r in seen) / 10) == 1  # a level completed returns 10
+    assert f"it completes one level in {sum(n for n, _ in seen)} episodes" in TEXT
+    assert f"it returns {float(ours['return']):.2f} over the last 50,000 of {int(ours['frames']):,} frames" in TEXT
+    assert f"its entropy at {float(ours['entropy']):.2f} nats" in TEXT
+    assert f"return {min(published):.1f} to {max(published):.1f} near a million" in TEXT
+
+
 def test_twice_the_rate_is_as_readme_says():
     once, twice = (
         {row["env"]: float(row["eval_return_mean"]) for row in rows(f"{folder}/runs.csv")}
@@ -181,6 +227,8 @@ def test_twice_the_rate_is_as_readme_says():
     gain = np.array([normalised_return(env, twice[env]) - normalised_return(env, once[env]) for env in twice])
     assert f"lower in {COUNTS[int((gain < 0).sum())]}: a difference of {with_interval(gain)}" in TEXT
     assert "fruitbot at {:.2f} against {:.2f}".format(*(run["procgen:fruitbot"] for run in (twice, once))) in TEXT
+    half = {row["frames"]: float(row["return"]) for row in rows("tuning.csv") if row["variant"].endswith("lr 2.5e-4")}
+    assert f"in coinrun, to {half['250000']:.2f} after 250,000 frames, and falls back, to {half['450000']:.2f}" in TEXT
 
 
 def test_what_was_tried_is_as_readme_says():

@@ -51,8 +51,10 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 named.add(method)
             pair[0].set(title=f"{game}, levels of training", ylabel="return of an episode", xlabel="million frames")
             pair[1].set(title="entropy of the policy", ylabel="nats", xlabel="million frames")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncol=2)
+        known = {
+            label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(known.values(), known.keys(), loc="outside lower center", ncol=2)
         save_figure(figure, path)
 
 
