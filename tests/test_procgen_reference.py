@@ -158,9 +158,9 @@ def test_width_and_passes_are_as_readme_says():
     assert len(published) == 3
     assert f"end at {min(published):.1f} to {max(published):.1f}" in TEXT
     (suite,) = (float(row["eval_return_mean"]) for row in rows(f"{SUITE}/runs.csv") if row["env"] == "procgen:fruitbot")
-    assert f"a GPU's rounding, {again:.2f} and {suite:.2f}" in TEXT
+    assert f"the same on a GPU, {again:.2f} and {suite:.2f}" in TEXT
     assert min(wide, again) > max(published)
-    assert f"{full['train_seconds'] / 60:.0f} minutes a game" in TEXT
+    assert f"a game took {full['train_seconds'] / 60:.0f} minutes" in TEXT
     assert f"with `--encoders impala` {vpg['steps_per_second'] / full['steps_per_second']:.1f} times as long" in TEXT
     frames = 50_000 * round(full["steps_per_second"] / vpg["steps_per_second"] * 1e6 / 50_000)
     (then,) = (
