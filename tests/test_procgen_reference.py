@@ -186,12 +186,16 @@ def test_the_bigger_batch_is_as_readme_says():
     at = max(half)
     returns = [float(row["return"]) for row in (half[at], trials["coinrun", big, at])]
     assert f"has {returns[0]:.2f} in coinrun after {at:,} frames, where the big one has {returns[1]:.2f}" in TEXT
-    top, low = wide[650_000], wide[850_000]
-    assert (
-        f"from {float(top['return']):.2f} after 650,000 frames to {float(low['return']):.2f} after 850,000, its entropy up "
-        f"from {float(top['entropy']):.2f} to {float(low['entropy']):.2f} nats and a quarter as many episodes ending "
-        f"({top['episodes']} and {low['episodes']})" in TEXT
+    dips = [(curve[650_000], curve[850_000]) for curve in (half, wide)]
+    fall, rise = (
+        [f"from {float(before[name]):.2f} to {float(after[name]):.2f}" for before, after in dips]
+        for name in ("return", "entropy")
     )
+    ended = ", ".join(f"{before['episodes']} and {after['episodes']}" for before, after in dips)
+    assert (
+        f"falls back, {fall[0]}, and at the paper's width, in the suite, {fall[1]}, while the entropy rises, " in TEXT
+    )
+    assert f"{rise[0]} and {rise[1]} nats, and fewer episodes end in 50,000 frames ({ended})" in TEXT
     kl = [
         np.mean([float(trials["coinrun", variant, 50_000 * i]["kl"]) for i in range(1, 6)]) for variant in (big, small)
     ]
