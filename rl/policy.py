@@ -21,6 +21,23 @@ LOG_STD = -0.5  # of Box actions at the start, in units of half the space's rang
 HALF_LOG_2PI_E = 0.5 * math.log(2 * math.pi * math.e)
 
 
+def orthogonal(layer: nn.Conv2d | nn.Linear, gain: float) -> None:
+    """Orthogonal weights of that gain, no bias."""
+    nn.init.orthogonal_(layer.weight, gain)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+
+
+def glorot(layer: nn.Conv2d | nn.Linear, gain: float) -> None:
+    """Uniform weights of variance 2 / (fan in + fan out) (Glorot & Bengio 2010), whatever the gain for others; no bias."""
+    nn.init.xavier_uniform_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+
+
+Beginning = Callable[[nn.Conv2d | nn.Linear, float], None]
+
+
 def mlp(sizes: tuple[int, ...], last_gain: float) -> nn.Sequential:
     """Linear layers with tanh between them, orthogonal with gain sqrt(2), the last one with `last_gain`."""
     layers: list[nn.Module] = []
@@ -63,7 +80,7 @@ class NatureEncoder(nn.Module):
 class Residual(nn.Module):
     """x + conv(relu(conv(relu(x)))), He et al. 2016."""
 
-    def __init__(self, channels: int, gain: float, begin: "Beginning"):
+    def __init__(self, channels: int, gain: float, begin: Beginning):
         super().__init__()
         self.first, self.second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
         begin(self.first, math.sqrt(2))
@@ -78,7 +95,7 @@ class ImpalaEncoder(nn.Module):
 
     Three blocks of a convolution, a max-pool that halves the picture, and two residual units. `norm`, which the papers do not
     have, normalises the features of each picture before the last ReLU (Ba et al. 2016): a drift of all cannot kill them.
-    `begin` gives the first weights; with Glorot's, those of OpenAI's code, the features are a third as large at that width.
+    `begin` gives the first weights; with Glorot's, those of OpenAI's code, features begin smaller.
     """
 
     features = 256
@@ -88,14 +105,13 @@ class ImpalaEncoder(nn.Module):
         shape: tuple[int, ...],
         widths: tuple[int, ...] = (16, 32, 32),
         norm: bool = False,
-        begin: "Beginning | None" = None,
+        begin: Beginning = orthogonal,
     ):
         super().__init__()
         height, width, channels = shape
         if min(height, width) < 8:
             raise ValueError(f"images of {height} x {width} are too small for the convolutional net: at least 8 x 8")
         layers: list[nn.Module] = []
-        begin = begin or orthogonal
         gain = 1 / math.sqrt(2 * len(widths))  # so that all residual units together add about the variance of one
         for out in widths:
             convolution = nn.Conv2d(channels, out, 3, padding=1)
@@ -112,21 +128,6 @@ class ImpalaEncoder(nn.Module):
         return F.relu(self.norm(self.linear(F.relu(self.blocks(images)).flatten(1))))
 
 
-def orthogonal(layer: nn.Conv2d | nn.Linear, gain: float) -> None:
-    """Orthogonal weights of that gain, no bias."""
-    nn.init.orthogonal_(layer.weight, gain)
-    assert layer.bias is not None
-    nn.init.zeros_(layer.bias)
-
-
-def glorot(layer: nn.Conv2d | nn.Linear, gain: float) -> None:
-    """Uniform weights of variance 2 / (fan in + fan out) (Glorot & Bengio 2010), whatever the gain for others; no bias."""
-    nn.init.xavier_uniform_(layer.weight)
-    assert layer.bias is not None
-    nn.init.zeros_(layer.bias)
-
-
-Beginning = Callable[[nn.Conv2d | nn.Linear, float], None]
 Encoder = Literal["impala", "impala-half", "impala-norm", "impala-half-norm", "impala-glorot", "nature"]
 Critic = Literal["separate", "shared", "detached"]
 

@@ -35,7 +35,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "64 x 64 in 16": LONG,
     "64 x 64 in 16, lr 1e-3": {**LONG, "lr": 1e-3},
     "64 x 64 in 16, lr 2.5e-4": {**LONG, "lr": 2.5e-4},
-    "64 x 64 in 16, lr 1.25e-4": {**LONG, "lr": 1.25e-4},
     "64 x 64 in 32": {**LONG, "minibatches": 32},
     "64 x 256 in 64": {**LONG, "horizon": 256, "minibatches": 64},
     "64 x 64 in 16, value weight 0.05": {**LONG, "value_weight": 0.05},
