@@ -6,7 +6,8 @@
 
 Every run is one of vpg.py with its environment's recipe, in a process of its own and in its own folder: the same command
 skips what is done. Curves are the interquartile mean over seeds with its 95% bootstrap interval (Agarwal et al. 2021), of
-evaluations that training never sees. The folder that is printed holds curves.csv, runs.csv, table.md and the figure.
+evaluations that training never sees. The folder that is printed holds curves.csv, runs.csv, table.md and the figure, drawn
+again while runs end.
 """
 
 import os
@@ -15,6 +16,7 @@ os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 import itertools
 import threading
+import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -48,6 +50,7 @@ from vpg import HERE, SOURCES, run_config
 
 Algo = Literal["vpg", "ppo"]
 BOOTSTRAP = 2000
+REFRESH = 60.0  # seconds after which a run that ends brings the files up to date: a suite takes hours
 NOT_IN_IDENTITY = ("workers", "device", "results_dir", "name")
 EVALUATED = ("eval_return", "eval_return_test", "eval_success", "eval_success_test")
 
@@ -282,27 +285,32 @@ def main() -> int:
     todo = [Job(key, one_run, {"settings": asdict(settings(config, *what))}) for key, what in jobs.items()]
     results: dict[Arm, list[dict[str, Any]]] = {arm: [] for arm in arms_of(config)}
     failed: list[str] = []
+    reported = time.monotonic()
     with Pool(min(workers, len(todo)), start_worker) as pool, tqdm(total=len(todo), unit="run") as bar:
         for end in pool.map(todo, run.folder / "runs"):
             bar.update()
             arm, seed = jobs[end.job.key]
             if end.result is None:
                 failed.append(f"{end.job.key}: {end.error}")
-            else:
-                results[arm].append({**end.result, "seed": seed})
+                continue
+            results[arm].append({**end.result, "seed": seed})
+            if time.monotonic() - reported > REFRESH:
+                report(run, results)
+                reported = time.monotonic()
+    if any(results.values()):
+        print(f"\n{report(run, results)}")
     for line in failed:
         print(f"failed: {line}")
     if failed:
         return 1
-    for runs in results.values():
-        runs.sort(key=lambda one: one["seed"])
-    found = report(run, results)
-    print(f"\n{found}\nresults: {shown(run.folder)}")
+    run.finish(runs=len(jobs))
+    print(f"results: {shown(run.folder)}")
     return 0
 
 
 def report(run: Run, results: dict[Arm, list[dict[str, Any]]]) -> str:
-    """curves.csv, runs.csv, of Procgen training.csv, table.md, the figure and summary.json; the table."""
+    """curves.csv, runs.csv, of Procgen training.csv, table.md and the figure, of the runs so far; the table."""
+    results = {arm: sorted(runs, key=lambda one: one["seed"]) for arm, runs in results.items() if runs}
     curves, rows, training = [], [], []
     for arm, runs in results.items():
         for one in runs:
@@ -326,7 +334,6 @@ def report(run: Run, results: dict[Arm, list[dict[str, Any]]]) -> str:
         procgen_figure(results, run.folder / "learning_curves")
     else:
         comparison_figure(panels(results), run.folder / "learning_curves")
-    run.finish(runs=len(rows))
     return found
 
 

@@ -1,7 +1,6 @@
-"""vpg.py, evaluate.py and compare.py end to end: what is written, that it learns, resume, bad input."""
+"""vpg.py and evaluate.py end to end: what is written, that it learns, resume, bad input."""
 
 import csv
-import gc
 import json
 import math
 import shutil
@@ -15,22 +14,19 @@ import pytest
 import torch
 from gymnasium import spaces
 
-import compare
 import evaluate
 import rlplots
 import updates
 import vpg
-from common.cli import run_main
-from common.errors import BadInput
 from common.run import read_metrics
 from device_guard import no_float64
 from gradients import ppo_loss
 from recipes import RECIPES, recipe_for
+from rl_commands import RUNS, inline
 from rollout import seeds
 
 SMALL = ("--num-envs", "4", "--horizon", "16", "--eval-episodes", "4", "--final-episodes", "4", "--eval-every", "128")
 TINY = ("--total-steps", "512", *SMALL)
-RUNS = Path("results/rl")
 TIMES = {"train_seconds", "total_seconds", "steps_per_second", "seconds"}
 
 
@@ -43,15 +39,6 @@ def place(tmp_path, monkeypatch):
     yield tmp_path
     torch.set_num_threads(threads)
     torch.set_flush_denormal(False)
-
-
-def inline(monkeypatch: Any, *arguments: str, script: Any = vpg) -> int | str | None:
-    """A script's main in this process; runs go to results/."""
-    gc.collect()  # an earlier run of this process may still hold the lock of its folder
-    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *arguments, "--results-dir", "results"])
-    with pytest.raises(SystemExit) as stop:
-        run_main(script.main)
-    return stop.value.code
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -397,7 +384,7 @@ def test_a_rate_that_is_far_too_high_is_a_divergence(place, monkeypatch, capsys)
     assert "diverged after" in capsys.readouterr().out
 
 
-# ---------------------------------------------------------------- recipes, evaluate.py, compare.py
+# ---------------------------------------------------------------- recipes, evaluate.py
 
 
 def test_recipes_name_settings_and_environments_that_exist():
@@ -435,64 +422,3 @@ def test_evaluate_refuses_what_is_no_run(place, monkeypatch, capsys):
     assert inline(monkeypatch, "--run", "x", script=evaluate) == 2
     assert inline(monkeypatch, "--record", "a.mp4", script=evaluate) == 2
     assert capsys.readouterr().err.count("error:") == 4
-
-
-def test_interquartile_mean_by_hand():
-    assert compare.interquartile_mean(np.array([9.0, 1.0, 2.0, 4.0])) == 3  # 2 and 4
-    assert compare.interquartile_mean(np.array([100.0, 1.0, 2.0, 3.0, -50.0])) == 2  # 1, 2, 3
-    assert compare.interquartile_mean(np.array([[1.0, 5.0], [3.0, 7.0]])).tolist() == [2, 6]
-    middle, low, high = compare.curve_interval(np.array([[1.0, 5.0]] * 4))
-    assert middle.tolist() == low.tolist() == high.tolist() == [1, 5]
-
-
-def test_solved_is_the_first_of_two_in_a_row():
-    curve = [{"step": float(i), "eval_return": r} for i, r in enumerate([10.0, 480, 400, 475, 500, 500])]
-    found = compare.solved_at(curve, 475.0)
-    assert found is not None
-    assert found["step"] == 3
-    assert compare.solved_at(curve[:4], 475.0) is None
-
-
-def test_compare_runs_every_arm_and_skips_what_is_done(place, monkeypatch, capsys):
-    monkeypatch.setattr(compare, "settings", small_settings)
-    arguments = ("--envs", "CartPole-v1", "--algos", "vpg", "ppo", "--baselines", "gae", "none", "--seeds", "2")
-    more = ("--minibatches", "1", "2", "--workers", "2", "--name", "c")
-    for _ in range(2):
-        assert inline(monkeypatch, *arguments, *more, script=compare) == 0
-    out = capsys.readouterr().out
-    assert out.count("| CartPole-v1 | vpg, none |") == 2
-    files = {path.name for path in (RUNS / "c").iterdir()}
-    assert {"curves.csv", "runs.csv", "table.md", "learning_curves.png", "summary.json"} <= files
-    with open(RUNS / "c" / "runs.csv", newline="") as file:
-        found = [(row["algo"], row["baseline"], row["minibatches"], row["seed"]) for row in csv.DictReader(file)]
-    arms = [("ppo", "gae", ""), *(("vpg", baseline, parts) for baseline in ("gae", "none") for parts in "12")]
-    assert sorted(found) == sorted((*arm, seed) for arm in arms for seed in "01")
-    assert len([path for path in RUNS.iterdir() if path.name.startswith("CartPole")]) == 10
-
-
-def small_settings(config: compare.Config, arm: compare.Arm, seed: int) -> vpg.Config:
-    return vpg.Config(
-        env=arm.env,
-        algo=arm.algo,
-        baseline=arm.baseline,
-        minibatches=arm.minibatches,
-        seed=seed,
-        total_steps=512,
-        num_envs=4,
-        horizon=16,
-        eval_every=128,
-        eval_episodes=4,
-        final_episodes=4,
-        results_dir=config.results_dir,
-        device="cpu",
-    )
-
-
-def test_compare_refuses_bad_input(place, monkeypatch, capsys):
-    for arguments in (("--envs", "Nope-v0"), ("--seeds", "0"), ("--envs", "CartPole-v1", "CartPole-v1")):
-        assert inline(monkeypatch, *arguments, script=compare) == 2
-    assert capsys.readouterr().err.count("error:") == 3
-    with pytest.raises(BadInput):
-        compare.check(compare.Config(first_seed=-1))
-    with pytest.raises(BadInput, match="--baselines and --minibatches are vpg's"):
-        compare.check(compare.filled(compare.Config(algos=("ppo",), minibatches=(4,))))
