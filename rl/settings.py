@@ -76,7 +76,7 @@ class Config:
     log_std: float | None = None
     """for Box actions: log of their standard deviation at the start, in units of half the space's range"""
     encoder: Encoder | None = None
-    """for images: Procgen's residual net, or half its width, with normalised features, or OpenAI's weights; Mnih et al.'s"""
+    """for images: Procgen's residual net or half its width, also normalised or with Glorot's first weights; Mnih et al.'s"""
     critic: Critic | None = None
     """for images: the value function has an encoder of its own, shares the policy's, or reads it without training it"""
     value_weight: float | None = None
@@ -88,7 +88,7 @@ class Config:
     epochs: int | None = None
     """ppo: passes of the policy over a batch"""
     minibatches: int | None = None
-    """minibatches per pass; vpg with several of them takes ppo's ratio, since the policy moves between them"""
+    """minibatches per pass; vpg with several of them takes ppo's ratio, and in Procgen 4 steps of 64 games for each"""
     clip: float | None = None
     """where the policy moves within a batch, its ratio to the old one counts between 1 - clip and 1 + clip"""
     eval_every: int | None = None

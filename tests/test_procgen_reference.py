@@ -9,6 +9,7 @@ import numpy as np
 from compare import Arm
 from procgen_env import GAMES, normalised_return
 from procgen_report import mean_interval, ppo_return, procgen_figure, procgen_table
+from recipes import recipe_for
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "results/reference/rl/procgen"
@@ -83,17 +84,22 @@ def test_the_means_over_games_are_as_readme_says():
         steps, ours, ppo = means(folder)
         width = "the paper's" if folder == SUITE else "half"
         assert f"| {width} | {steps:,} | {' | '.join(map(with_interval, (ours, ppo, ours - ppo)))} |" in TEXT
-    assert f"mean of the 16 games, is {with_interval(ours)}" in TEXT
-    assert f"PPO's is {with_interval(ppo)}" in TEXT
+    assert f"mean normalised return over the 16 games of {with_interval(ours)}" in TEXT
+    assert f"PPO, three passes, is at {with_interval(ppo)}" in TEXT
     above = int((ours > ppo).sum())
-    assert f"In {COUNTS[above - 1]} more games it is above PPO too, in {COUNTS[len(GAMES) - above]} below" in TEXT
+    assert f"In {COUNTS[above]} games it is above PPO, in {COUNTS[len(GAMES) - above]} below" in TEXT
+    others = np.array([game != "fruitbot" for game in GAMES])
+    assert f"without it the means are {ours[others].mean():.3f} and {ppo[others].mean():.3f}" in TEXT
 
 
 def test_the_first_game_is_as_readme_says():
-    (run,) = (numbers(row) for row in rows(f"{SUITE}/runs.csv") if row["env"] == "procgen:fruitbot")
-    ppo = ppo_return("procgen:fruitbot", "train", run["steps"]) or 0.0
-    assert f"returns {run['eval_return_mean']:.1f} in fruitbot" in TEXT
-    assert f"passes three times, returns {ppo:.1f}" in TEXT
+    gpu, cpu = (
+        next(numbers(row) for row in rows(f"{folder}/runs.csv") if row["env"] == "procgen:fruitbot")
+        for folder in (SUITE, "full-1m")
+    )
+    ppo = ppo_return("procgen:fruitbot", "train", gpu["steps"]) or 0.0
+    ours = f"fruitbot returns {gpu['eval_return_mean']:.1f} ({cpu['eval_return_mean']:.1f} with the same seed on a CPU)"
+    assert f"{ours}, PPO's {ppo:.1f}" in TEXT
 
 
 def test_the_rate_of_the_suite_is_as_readme_says():
@@ -108,10 +114,8 @@ def test_the_width_in_the_other_games_is_as_readme_says():
     )
     others = [env for env in half if env != "procgen:fruitbot"]
     gain = np.array([full[env] - half[env] for env in others])
-    assert (
-        f"In the other {COUNTS[len(others)]} games that ran at half the width too it is no gain: {with_interval(gain)}"
-        in TEXT
-    )
+    games = f"In the other {COUNTS[len(others)]} games that ran at half the width too"
+    assert f"{games} the paper's is no gain: {with_interval(gain)}" in TEXT
     assert f"of the normalised return, {COUNTS[int((gain > 0).sum())]} of them higher" in TEXT
 
 
@@ -128,8 +132,16 @@ def test_the_entropies_are_as_readme_says():
     ppo = {game: float(np.mean(each)) for game, each in published.items()}
     assert {len(each) for each in published.values()} == {3}
     assert [game for game in GAMES if ours[game] <= ppo[game]] == ["dodgeball"]
+    assert "in fifteen of the 16 games (all but dodgeball)" in TEXT
     assert f"ninja's {ours['ninja']:.2f} nats and {ppo['ninja']:.2f}, coinrun's {ours['coinrun']:.2f}" in TEXT
-    assert f"coinrun's {ours['coinrun']:.2f} and {ppo['coinrun']:.2f} (all but dodgeball's)" in TEXT
+    assert f"coinrun's {ours['coinrun']:.2f} and {ppo['coinrun']:.2f}. " in TEXT
+
+
+def published_returns(game: str) -> list[float]:
+    """Of OpenAI's three runs of PPO, after nearly a million frames."""
+    (frames,) = {row["frames"] for row in rows("ppo_published.csv")}
+    assert frames == "999424"
+    return [float(row["return"]) for row in rows("ppo_published.csv") if row["game"] == game]
 
 
 def test_width_and_passes_are_as_readme_says():
@@ -147,7 +159,7 @@ def test_width_and_passes_are_as_readme_says():
     for row in curves:
         if 950_000 < int(row["frames"]) <= 1_000_000:
             ends.setdefault(row["method"], []).append(float(row["return"]))
-    published = ends["PPO, full width (published)"]
+    published = published_returns("fruitbot")
     (three,), (one,), (wide, again) = (
         ends[method] for method in ("PPO, half width", "vpg, one pass, half width", "vpg, one pass, full width")
     )
@@ -157,7 +169,7 @@ def test_width_and_passes_are_as_readme_says():
     assert f"returns {wide:.2f}, at {full['steps_per_second']:.0f} frames per second" in TEXT
     assert f"over 100 episodes {shown[2]}, {full['test_return_mean']:.2f} on all levels" in TEXT
     assert len(published) == 3
-    assert f"end at {min(published):.1f} to {max(published):.1f}" in TEXT
+    assert f"that width are at {min(published):.1f} to {max(published):.1f} after 999,424 frames" in TEXT
     (suite,) = (float(row["eval_return_mean"]) for row in rows(f"{SUITE}/runs.csv") if row["env"] == "procgen:fruitbot")
     assert f"the same on a GPU, {again:.2f} and {suite:.2f}" in TEXT
     assert min(wide, again) > max(published)
@@ -180,6 +192,16 @@ def test_the_bigger_batch_is_as_readme_says():
     ends = ", ".join(f"{game} {float(trials[game, big, 1_000_000]['return']):.2f}" for game in games)
     published = ", ".join(f"{ppo_return(f'procgen:{game}', 'train', 1e6):.2f}" for game in games)
     assert f"{ends}; OpenAI's PPO, three passes at twice the width: {published}." in TEXT
+    named = [f"{float(trials[game, big, 1_000_000]['return']):.1f}" for game in games]
+    theirs = [f"{ppo_return(f'procgen:{game}', 'train', 1e6):.1f}" for game in games]
+    short = "fruitbot, coinrun and starpilot return {}, {} and {}, published PPO {}, {} and {}"
+    assert short.format(*named, *theirs) in TEXT
+    (small_end,) = (
+        float(row["return"])
+        for row in rows("control.csv")
+        if (row["game"], row["method"], row["frames"]) == ("fruitbot", "vpg, one pass, half width", "1000000")
+    )
+    assert f"In fruitbot the small batch, seed 0, has {small_end:.2f}." in TEXT
     half, wide = (
         {int(r["frames"]): r for r in rows("control.csv") if (r["game"], r["method"]) == ("coinrun", method)}
         for method in ("vpg, one pass, half width", "vpg, one pass, full width")
@@ -187,16 +209,19 @@ def test_the_bigger_batch_is_as_readme_says():
     at = max(half)
     returns = [float(row["return"]) for row in (half[at], trials["coinrun", big, at])]
     assert f"has {returns[0]:.2f} in coinrun after {at:,} frames, where the big one has {returns[1]:.2f}" in TEXT
-    dips = [(curve[650_000], curve[850_000]) for curve in (half, wide)]
-    fall, rise = (
-        [f"from {float(before[name]):.2f} to {float(after[name]):.2f}" for before, after in dips]
-        for name in ("return", "entropy")
-    )
-    ended = ", ".join(f"{before['episodes']} and {after['episodes']}" for before, after in dips)
-    assert (
-        f"falls back, {fall[0]}, and at the paper's width, in the suite, {fall[1]}, while the entropy rises, " in TEXT
-    )
-    assert f"{rise[0]} and {rise[1]} nats, and fewer episodes end in 50,000 frames ({ended})" in TEXT
+    wholly = {
+        int(row["frames"]): float(row["return"])
+        for row in rows("tuning.csv")
+        if row["game"] == "coinrun" and row["variant"] == big
+    }
+    falls = [(float(half[650_000]["return"]), float(half[800_000]["return"])), (wholly[600_000], wholly[800_000])]
+    assert "the small one from {:.2f} after 650,000 frames to {:.2f} after 800,000".format(*falls[0]) in TEXT
+    assert "the big one from {:.2f} after 600,000 to {:.2f} after 800,000".format(*falls[1]) in TEXT
+    before, after = wide[650_000], wide[850_000]
+    returns, entropies = ([float(row[name]) for row in (before, after)] for name in ("return", "entropy"))
+    assert "falls from {:.2f} to {:.2f} between 650,000 frames and 850,000".format(*returns) in TEXT
+    assert "its entropy rises from {:.2f} to {:.2f} nats and fewer".format(*entropies) in TEXT
+    assert f"episodes end in 50,000 frames ({before['episodes']} and {after['episodes']})" in TEXT
     kl = [
         np.mean([float(trials["coinrun", variant, 50_000 * i]["kl"]) for i in range(1, 6)]) for variant in (big, small)
     ]
@@ -209,18 +234,14 @@ def test_the_first_weights_at_the_papers_width_are_as_readme_says():
         if row["game"] == "coinrun":
             curves.setdefault(row["method"], []).append(row)
     ours = curves["PPO, full width, Glorot's weights"][-1]
-    published = [
-        float(row["return"])
-        for row in curves["PPO, full width (published)"]
-        if 950_000 < int(row["frames"]) <= 1_000_000
-    ]
+    published = published_returns("coinrun")
     stopped = curves["PPO, full width, orthogonal weights"]
     seen = [(int(row["episodes"]), float(row["return"])) for row in stopped if int(row["frames"]) > 50_000]
     assert round(sum(n * r for n, r in seen) / 10) == 1  # a level completed returns 10
     assert f"it completes one level in {sum(n for n, _ in seen)} episodes" in TEXT
     assert f"it returns {float(ours['return']):.2f} over the last 50,000 of {int(ours['frames']):,} frames" in TEXT
     assert f"its entropy at {float(ours['entropy']):.2f} nats" in TEXT
-    assert f"return {min(published):.1f} to {max(published):.1f} near a million" in TEXT
+    assert f"return {min(published):.1f} to {max(published):.1f} after 999,424" in TEXT
 
 
 def test_twice_the_rate_is_as_readme_says():
@@ -245,6 +266,17 @@ def test_what_was_tried_is_as_readme_says():
         for name, how in (("return", ".2f"), ("entropy", ".2f"), ("kl", ".1g"), ("explained_variance", ".2f")):
             cells += [format(float(found[game][name]), how) if game in found else "" for game in games]
         assert f"| {' | '.join(cells)} |".replace("|  |", "| |") in PAGE.replace("|  |", "| |")
+    strict, several = (
+        [
+            f"{float(row['return']):.1f}"
+            for game in games
+            for row in last
+            if (row["game"], row["variant"]) == (game, variant)
+        ]
+        for variant in ("32 x 8", "64 x 64 in 16")
+    )
+    assert "fruitbot and starpilot returned {} and {} in the trials".format(*strict) in TEXT
+    assert "where 16 minibatches returned {} and {}.".format(*several) in TEXT
     longer = {
         (row["game"], row["variant"]): float(row["return"]) for row in rows("tuning.csv") if row["frames"] == "500000"
     }
@@ -262,8 +294,10 @@ def test_what_was_tried_is_as_readme_says():
     glorot = "64 x 64 in 16, Glorot"
     half, whole = (found["fruitbot", glorot, frames] for frames in ("500000", "1000000"))
     coinrun = " and ".join(f"{found['coinrun', variant, '250000']:.2f}" for variant in (glorot, "64 x 64 in 16"))
-    assert f"return {half:.2f} after 500,000 frames of seed 1000, orthogonal ones {same:.2f} (coinrun {coinrun}" in TEXT
-    assert f"and {whole:.2f} after a million" in TEXT
+    assert (
+        f"fruitbot returns {half:.2f} after 500,000 frames of seed 1000 from Glorot's weights, {same:.2f} from" in TEXT
+    )
+    assert f"and coinrun {coinrun} after 250,000. After a million Glorot's fruitbot is at {whole:.2f}" in TEXT
 
 
 def test_the_features_are_as_readme_says():
@@ -292,11 +326,21 @@ def test_the_trials_of_features_and_values_are_as_readme_says():
     )
     ends = ", ".join(f"{game} {normed[game]:.2f} ({plain[game]:.2f})" for game in ("coinrun", "climber", "starpilot"))
     assert f"{ends}, fruitbot {normed['fruitbot']:.2f} ({plain['fruitbot']:.2f})" in TEXT
-    assert f"coinrun {light['coinrun']:.2f} and climber {light['climber']:.2f}" in TEXT
-    (coinrun,) = (numbers(row) for row in rows("noise.csv") if row["game"] == "coinrun")
-    weight = 0.5  # of the value function's error in the loss
-    more = weight * float(np.sqrt(coinrun["value_trace"] / coinrun["policy_trace"]))
-    assert f"its gradient is {more:.0f} times the policy's in coinrun" in TEXT
+    ends = [f"{light[game]:.2f} ({plain[game]:.2f}" for game in ("coinrun", "climber")]
+    assert "coinrun ends at {} without) and climber at {})".format(*ends) in TEXT
+
+
+def test_the_noise_of_the_values_is_as_readme_says():
+    """Standard deviations: the value function's error counts half in the loss."""
+    more = {
+        row["game"]: recipe_for("procgen:coinrun", "vpg", 16)["value_weight"]
+        * float(np.sqrt(float(row["value_trace"]) / float(row["policy_trace"])))
+        for row in rows("noise.csv")
+    }
+    coinrun, climber, caveflyer = (round(more.pop(game)) for game in ("coinrun", "climber", "caveflyer"))
+    assert f"{coinrun} times the policy's in coinrun, {climber} in climber, {caveflyer} in caveflyer and " in TEXT
+    assert f" in caveflyer and {min(more.values()):.1f} to {max(more.values()):.1f} in the other five" in TEXT
+    assert len(more) == 5
 
 
 def test_the_noise_is_as_readme_says():
