@@ -1,39 +1,13 @@
-"""The numbers on Procgen, README's and those of the page beside the results, against the committed runs."""
+"""The numbers of Procgen's suite, README's and those of the page beside the results, against the committed runs."""
 
-import csv
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from compare import Arm
 from procgen_env import GAMES, normalised_return
-from procgen_report import mean_interval, ppo_return, procgen_figure, procgen_table
-from recipes import recipe_for
-
-ROOT = Path(__file__).resolve().parent.parent
-REFERENCE = ROOT / "results/reference/rl/procgen"
-SUITE = "suite-full-1m"  # what README shows
-README = (ROOT / "README.md").read_text()
-PAGE = (REFERENCE / "README.md").read_text()
-TEXT = " ".join((README + PAGE).split())
-COUNTS = "no one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
-
-
-def rows(name: str) -> list[dict[str, str]]:
-    with open(REFERENCE / name, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def numbers(row: dict[str, str]) -> dict[str, Any]:
-    """Cells as numbers where they are."""
-    found: dict[str, Any] = {}
-    for name, text in row.items():
-        try:
-            found[name] = float(text)
-        except ValueError:
-            found[name] = text
-    return found
+from procgen_report import ppo_return, procgen_figure, procgen_table
+from procgen_results import COUNTS, README, REFERENCE, SUITE, TEXT, numbers, rows, with_interval
 
 
 def results(folder: str) -> dict[Arm, list[dict[str, Any]]]:
@@ -74,11 +48,6 @@ def means(folder: str) -> tuple[int, np.ndarray, np.ndarray]:
     return steps, ours, ppo
 
 
-def with_interval(values: np.ndarray) -> str:
-    middle, low, high = mean_interval(values)
-    return f"{middle:.3f} [{low:.3f}, {high:.3f}]"
-
-
 def test_the_means_over_games_are_as_readme_says():
     for folder in ("suite-250k", "suite", SUITE):
         steps, ours, ppo = means(folder)
@@ -90,6 +59,19 @@ def test_the_means_over_games_are_as_readme_says():
     assert f"In {COUNTS[above]} games it is above PPO, in {COUNTS[len(GAMES) - above]} below" in TEXT
     others = np.array([game != "fruitbot" for game in GAMES])
     assert f"without it the means are {ours[others].mean():.3f} and {ppo[others].mean():.3f}" in TEXT
+
+
+def test_the_means_of_training_are_as_readme_says():
+    """Of all episodes in the last two windows, as published PPO's are of training."""
+    ours, ppo = [], []
+    for game in GAMES:
+        last = [numbers(row) for row in rows(f"{SUITE}/training.csv") if row["env"] == f"procgen:{game}"][-2:]
+        assert [row["frames"] for row in last] == [950_000, 1_000_000]
+        mean = np.average([row["return"] for row in last], weights=[row["episodes"] for row in last])
+        ours.append(normalised_return(f"procgen:{game}", float(mean)))
+        ppo.append(normalised_return(f"procgen:{game}", ppo_return(f"procgen:{game}", "train", 1e6) or 0.0))
+    both = with_interval(np.array(ours)), with_interval(np.array(ours) - np.array(ppo))
+    assert "{}, a difference of {}. We found".format(*both) in TEXT
 
 
 def test_the_first_game_is_as_readme_says():
@@ -135,226 +117,6 @@ def test_the_entropies_are_as_readme_says():
     assert "in fifteen of the 16 games (all but dodgeball)" in TEXT
     assert f"ninja's {ours['ninja']:.2f} nats and {ppo['ninja']:.2f}, coinrun's {ours['coinrun']:.2f}" in TEXT
     assert f"coinrun's {ours['coinrun']:.2f} and {ppo['coinrun']:.2f}. " in TEXT
-
-
-def published_returns(game: str) -> list[float]:
-    """Of OpenAI's three runs of PPO, after nearly a million frames."""
-    (frames,) = {row["frames"] for row in rows("ppo_published.csv")}
-    assert frames == "999424"
-    return [float(row["return"]) for row in rows("ppo_published.csv") if row["game"] == game]
-
-
-def test_width_and_passes_are_as_readme_says():
-    """Fruitbot: the single pass at both widths, PPO at half the width, published PPO."""
-    ppo, vpg, full = (
-        next(numbers(row) for row in rows(f"{folder}/runs.csv") if row["env"] == "procgen:fruitbot")
-        for folder in ("ppo-1m", "suite-1m", "full-1m")
-    )
-    shown = [
-        f"{run['eval_return_mean']:.2f} [{run['eval_return_lo95']:.2f}, {run['eval_return_hi95']:.2f}]"
-        for run in (ppo, vpg, full)
-    ]
-    curves = [row for row in rows("control.csv") if row["game"] == "fruitbot"]
-    ends: dict[str, list[float]] = {}
-    for row in curves:
-        if 950_000 < int(row["frames"]) <= 1_000_000:
-            ends.setdefault(row["method"], []).append(float(row["return"]))
-    published = published_returns("fruitbot")
-    (three,), (one,), (wide, again) = (
-        ends[method] for method in ("PPO, half width", "vpg, one pass, half width", "vpg, one pass, full width")
-    )
-    assert f"they return {three:.2f} and the single pass {one:.2f}, at" in TEXT
-    assert f"at {ppo['steps_per_second']:.0f} and {vpg['steps_per_second']:.0f} frames per second" in TEXT
-    assert f"over 100 episodes at the end, {shown[0]} and {shown[1]}" in TEXT
-    assert f"returns {wide:.2f}, at {full['steps_per_second']:.0f} frames per second" in TEXT
-    assert f"over 100 episodes {shown[2]}, {full['test_return_mean']:.2f} on all levels" in TEXT
-    assert len(published) == 3
-    assert f"that width are at {min(published):.1f} to {max(published):.1f} after 999,424 frames" in TEXT
-    (suite,) = (float(row["eval_return_mean"]) for row in rows(f"{SUITE}/runs.csv") if row["env"] == "procgen:fruitbot")
-    assert f"the same on a GPU, {again:.2f} and {suite:.2f}" in TEXT
-    assert min(wide, again) > max(published)
-    assert f"a game took {full['train_seconds'] / 60:.0f} minutes" in TEXT
-    assert f"with `--encoders impala` {vpg['steps_per_second'] / full['steps_per_second']:.1f} times as long" in TEXT
-    frames = 50_000 * round(full["steps_per_second"] / vpg["steps_per_second"] * 1e6 / 50_000)
-    (then,) = (
-        float(row["return"])
-        for row in curves
-        if row["method"] == "vpg, one pass, full width" and row["seed"] == "0" and row["frames"] == str(frames)
-    )
-    assert f"it makes about {frames:,}, and is at {then:.2f}" in TEXT
-    assert f"(sampled, {full['eval_success']:.0%} are; the run on two cores" in TEXT
-
-
-def test_the_bigger_batch_is_as_readme_says():
-    """Trials of a pass over 64 x 256 frames beside published PPO, and what the small batch does in coinrun."""
-    trials = {(r["game"], r["variant"], int(r["frames"])): r for r in rows("tuning.csv")}
-    big, small, games = "64 x 256 in 64", "64 x 64 in 16", ("fruitbot", "coinrun", "starpilot")
-    ends = ", ".join(f"{game} {float(trials[game, big, 1_000_000]['return']):.2f}" for game in games)
-    published = ", ".join(f"{ppo_return(f'procgen:{game}', 'train', 1e6):.2f}" for game in games)
-    assert f"{ends}; OpenAI's PPO, three passes at twice the width: {published}." in TEXT
-    named = [f"{float(trials[game, big, 1_000_000]['return']):.1f}" for game in games]
-    theirs = [f"{ppo_return(f'procgen:{game}', 'train', 1e6):.1f}" for game in games]
-    short = "fruitbot, coinrun and starpilot return {}, {} and {}, published PPO {}, {} and {}"
-    assert short.format(*named, *theirs) in TEXT
-    (small_end,) = (
-        float(row["return"])
-        for row in rows("control.csv")
-        if (row["game"], row["method"], row["frames"]) == ("fruitbot", "vpg, one pass, half width", "1000000")
-    )
-    assert f"In fruitbot the small batch, seed 0, has {small_end:.2f}." in TEXT
-    half, wide = (
-        {int(r["frames"]): r for r in rows("control.csv") if (r["game"], r["method"]) == ("coinrun", method)}
-        for method in ("vpg, one pass, half width", "vpg, one pass, full width")
-    )
-    at = max(half)
-    returns = [float(row["return"]) for row in (half[at], trials["coinrun", big, at])]
-    assert f"has {returns[0]:.2f} in coinrun after {at:,} frames, where the big one has {returns[1]:.2f}" in TEXT
-    wholly = {
-        int(row["frames"]): float(row["return"])
-        for row in rows("tuning.csv")
-        if row["game"] == "coinrun" and row["variant"] == big
-    }
-    falls = [(float(half[650_000]["return"]), float(half[800_000]["return"])), (wholly[600_000], wholly[800_000])]
-    assert "the small one from {:.2f} after 650,000 frames to {:.2f} after 800,000".format(*falls[0]) in TEXT
-    assert "the big one from {:.2f} after 600,000 to {:.2f} after 800,000".format(*falls[1]) in TEXT
-    before, after = wide[650_000], wide[850_000]
-    returns, entropies = ([float(row[name]) for row in (before, after)] for name in ("return", "entropy"))
-    assert "falls from {:.2f} to {:.2f} between 650,000 frames and 850,000".format(*returns) in TEXT
-    assert "its entropy rises from {:.2f} to {:.2f} nats and fewer".format(*entropies) in TEXT
-    assert f"episodes end in 50,000 frames ({before['episodes']} and {after['episodes']})" in TEXT
-    kl = [
-        np.mean([float(trials["coinrun", variant, 50_000 * i]["kl"]) for i in range(1, 6)]) for variant in (big, small)
-    ]
-    assert f"KL divergence {kl[0]:.4f} and {kl[1]:.4f}, coinrun's first 250,000 frames" in TEXT
-
-
-def test_the_first_weights_at_the_papers_width_are_as_readme_says():
-    curves: dict[str, list[dict[str, str]]] = {}
-    for row in rows("control.csv"):
-        if row["game"] == "coinrun":
-            curves.setdefault(row["method"], []).append(row)
-    ours = curves["PPO, full width, Glorot's weights"][-1]
-    published = published_returns("coinrun")
-    stopped = curves["PPO, full width, orthogonal weights"]
-    seen = [(int(row["episodes"]), float(row["return"])) for row in stopped if int(row["frames"]) > 50_000]
-    assert round(sum(n * r for n, r in seen) / 10) == 1  # a level completed returns 10
-    assert f"it completes one level in {sum(n for n, _ in seen)} episodes" in TEXT
-    assert f"it returns {float(ours['return']):.2f} over the last 50,000 of {int(ours['frames']):,} frames" in TEXT
-    assert f"its entropy at {float(ours['entropy']):.2f} nats" in TEXT
-    assert f"return {min(published):.1f} to {max(published):.1f} after 999,424" in TEXT
-
-
-def test_twice_the_rate_is_as_readme_says():
-    once, twice = (
-        {row["env"]: float(row["eval_return_mean"]) for row in rows(f"{folder}/runs.csv")}
-        for folder in ("suite-250k", "suite-250k-lr1e-3")
-    )
-    assert list(twice) == sorted(once)[:8]
-    gain = np.array([normalised_return(env, twice[env]) - normalised_return(env, once[env]) for env in twice])
-    assert f"lower in {COUNTS[int((gain < 0).sum())]}: a difference of {with_interval(gain)}" in TEXT
-    assert "fruitbot at {:.2f} against {:.2f}".format(*(run["procgen:fruitbot"] for run in (twice, once))) in TEXT
-    half = {row["frames"]: float(row["return"]) for row in rows("tuning.csv") if row["variant"].endswith("lr 2.5e-4")}
-    assert f"in coinrun, to {half['250000']:.2f} after 250,000 frames, and falls back, to {half['450000']:.2f}" in TEXT
-
-
-def test_what_was_tried_is_as_readme_says():
-    """The last 50,000 of 250,000 frames, per variant: return, entropy, KL divergence, explained variance."""
-    last, games = [row for row in rows("tuning.csv") if row["frames"] == "250000"], ("fruitbot", "starpilot")
-    for variant in {row["variant"] for row in last if row["game"] in games}:
-        found = {row["game"]: row for row in last if row["variant"] == variant}
-        cells = [variant]
-        for name, how in (("return", ".2f"), ("entropy", ".2f"), ("kl", ".1g"), ("explained_variance", ".2f")):
-            cells += [format(float(found[game][name]), how) if game in found else "" for game in games]
-        assert f"| {' | '.join(cells)} |".replace("|  |", "| |") in PAGE.replace("|  |", "| |")
-    strict, several = (
-        [
-            f"{float(row['return']):.1f}"
-            for game in games
-            for row in last
-            if (row["game"], row["variant"]) == (game, variant)
-        ]
-        for variant in ("32 x 8", "64 x 64 in 16")
-    )
-    assert "fruitbot and starpilot returned {} and {} in the trials".format(*strict) in TEXT
-    assert "where 16 minibatches returned {} and {}.".format(*several) in TEXT
-    longer = {
-        (row["game"], row["variant"]): float(row["return"]) for row in rows("tuning.csv") if row["frames"] == "500000"
-    }
-    twice = (longer[game, "64 x 64 in 16, lr 1e-3"] for game in games)
-    same = longer["fruitbot", "64 x 64 in 16"]
-    assert (
-        "fruitbot {:.2f} and starpilot {:.2f}".format(*twice)
-        + f" after 500,000 frames, where 5e-4 has {same:.2f} in fruit"
-        in TEXT
-    )
-    normed = (longer[game, "64 x 64 in 16, normalised features"] for game in ("coinrun", "fruitbot"))
-    after = "After 500,000 they are at {:.2f} in coinrun and {:.2f} in fruitbot, where the net without is at {:.2f}"
-    assert after.format(*normed, same) in TEXT
-    found = {(r["game"], r["variant"], r["frames"]): float(r["return"]) for r in rows("tuning.csv")}
-    glorot = "64 x 64 in 16, Glorot"
-    half, whole = (found["fruitbot", glorot, frames] for frames in ("500000", "1000000"))
-    coinrun = " and ".join(f"{found['coinrun', variant, '250000']:.2f}" for variant in (glorot, "64 x 64 in 16"))
-    assert (
-        f"fruitbot returns {half:.2f} after 500,000 frames of seed 1000 from Glorot's weights, {same:.2f} from" in TEXT
-    )
-    assert f"and coinrun {coinrun} after 250,000. After a million Glorot's fruitbot is at {whole:.2f}" in TEXT
-
-
-def test_the_features_are_as_readme_says():
-    runs = [numbers(row) for row in rows("features.csv")]
-    assert len(runs) == len(GAMES)
-    column = {name: np.array([run[name] for run in runs]) for name in ("rank_before", "rank", "dead_before", "dead")}
-    fallen = column["rank"] < column["rank_before"]
-    middle = {name: float(np.median(values)) for name, values in column.items()}
-    assert f"in {COUNTS[int(fallen.sum())]} of the 16 games (median {middle['rank_before']:.0f} before" in TEXT
-    least = min(runs, key=lambda run: run["rank"])
-    assert (
-        f", {middle['rank']:.0f} after; least {least['game']}, {least['rank_before']:.0f} and {least['rank']:.0f})"
-        in TEXT
-    )
-    assert (
-        f"a median of {middle['dead']:.0%} of them are 0 on all of 4,096 observations ({middle['dead_before']:.0%}"
-        in TEXT
-    )
-
-
-def test_the_trials_of_features_and_values_are_as_readme_says():
-    last = {(r["game"], r["variant"]): float(r["return"]) for r in rows("tuning.csv") if r["frames"] == "250000"}
-    plain, normed, light = (
-        {game: value for (game, variant), value in last.items() if variant == f"64 x 64 in 16{more}"}
-        for more in ("", ", normalised features", ", value weight 0.05")
-    )
-    ends = ", ".join(f"{game} {normed[game]:.2f} ({plain[game]:.2f})" for game in ("coinrun", "climber", "starpilot"))
-    assert f"{ends}, fruitbot {normed['fruitbot']:.2f} ({plain['fruitbot']:.2f})" in TEXT
-    ends = [f"{light[game]:.2f} ({plain[game]:.2f}" for game in ("coinrun", "climber")]
-    assert "coinrun ends at {} without) and climber at {})".format(*ends) in TEXT
-
-
-def test_the_noise_of_the_values_is_as_readme_says():
-    """Standard deviations: the value function's error counts half in the loss."""
-    more = {
-        row["game"]: recipe_for("procgen:coinrun", "vpg", 16)["value_weight"]
-        * float(np.sqrt(float(row["value_trace"]) / float(row["policy_trace"])))
-        for row in rows("noise.csv")
-    }
-    coinrun, climber, caveflyer = (round(more.pop(game)) for game in ("coinrun", "climber", "caveflyer"))
-    assert f"{coinrun} times the policy's in coinrun, {climber} in climber, {caveflyer} in caveflyer and " in TEXT
-    assert f" in caveflyer and {min(more.values()):.1f} to {max(more.values()):.1f} in the other five" in TEXT
-    assert len(more) == 5
-
-
-def test_the_noise_is_as_readme_says():
-    def two_digits(cell: str) -> str:
-        return f"{float(f'{float(cell):.2g}'):,.0f}"
-
-    games = rows("noise.csv")
-    known = sorted((row for row in games if row["policy_scale"]), key=lambda row: float(row["policy_scale"]))
-    lost = [row for row in games if not row["policy_scale"]]
-    assert len(known) + len(lost) >= 8
-    low = {row["game"]: two_digits(row["policy_scale_lo95"]) for row in games}
-    cells = [f"{row['game']} {two_digits(row['policy_scale'])} [{low[row['game']]}]" for row in known]
-    assert ", ".join(cells) in TEXT
-    assert f"{' and '.join(r['game'] for r in lost)} above {' and '.join(low[r['game']] for r in lost)}" in TEXT
 
 
 def test_the_speed_is_as_readme_says():
