@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from procgen_report import mean_interval
+from procgen_env import GAMES, normalised_return
+from procgen_report import mean_interval, ppo_return
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "results/reference/rl/procgen"
@@ -43,3 +44,20 @@ def published_returns(game: str) -> list[float]:
     (frames,) = {row["frames"] for row in rows("ppo_published.csv")}
     assert frames == "999424"
     return [float(row["return"]) for row in rows("ppo_published.csv") if row["game"] == game]
+
+
+def suite_in_training() -> np.ndarray:
+    """(games,) normalised returns of all episodes of the suite's last 100,000 frames, as published PPO's are of training."""
+    found = []
+    for game in GAMES:
+        last = [numbers(row) for row in rows(f"{SUITE}/training.csv") if row["env"] == f"procgen:{game}"][-2:]
+        assert [row["frames"] for row in last] == [950_000, 1_000_000]
+        mean = np.average([row["return"] for row in last], weights=[row["episodes"] for row in last])
+        found.append(normalised_return(f"procgen:{game}", float(mean)))
+    return np.array(found)
+
+
+def ppo_in_training(frames: float) -> np.ndarray:
+    """(games,) published PPO's normalised returns after so many frames."""
+    returns = {game: ppo_return(f"procgen:{game}", "train", frames) or 0.0 for game in GAMES}
+    return np.array([normalised_return(f"procgen:{game}", value) for game, value in returns.items()])

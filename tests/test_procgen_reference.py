@@ -7,7 +7,18 @@ import numpy as np
 from compare import Arm
 from procgen_env import GAMES, normalised_return
 from procgen_report import ppo_return, procgen_figure, procgen_table
-from procgen_results import COUNTS, README, REFERENCE, SUITE, TEXT, numbers, rows, with_interval
+from procgen_results import (
+    COUNTS,
+    README,
+    REFERENCE,
+    SUITE,
+    TEXT,
+    numbers,
+    ppo_in_training,
+    rows,
+    suite_in_training,
+    with_interval,
+)
 
 
 def results(folder: str) -> dict[Arm, list[dict[str, Any]]]:
@@ -63,15 +74,9 @@ def test_the_means_over_games_are_as_readme_says():
 
 def test_the_means_of_training_are_as_readme_says():
     """Of all episodes in the last two windows, as published PPO's are of training."""
-    ours, ppo = [], []
-    for game in GAMES:
-        last = [numbers(row) for row in rows(f"{SUITE}/training.csv") if row["env"] == f"procgen:{game}"][-2:]
-        assert [row["frames"] for row in last] == [950_000, 1_000_000]
-        mean = np.average([row["return"] for row in last], weights=[row["episodes"] for row in last])
-        ours.append(normalised_return(f"procgen:{game}", float(mean)))
-        ppo.append(normalised_return(f"procgen:{game}", ppo_return(f"procgen:{game}", "train", 1e6) or 0.0))
-    both = with_interval(np.array(ours)), with_interval(np.array(ours) - np.array(ppo))
-    assert "{}, a difference of {}. We found".format(*both) in TEXT
+    ours = suite_in_training()
+    ppo = ppo_in_training(1e6)
+    assert f"{with_interval(ours)}, a difference of {with_interval(ours - ppo)}. We found" in TEXT
 
 
 def test_the_first_game_is_as_readme_says():

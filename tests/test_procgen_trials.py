@@ -4,7 +4,18 @@ import numpy as np
 
 from procgen_env import GAMES, normalised_return
 from procgen_report import ppo_return
-from procgen_results import COUNTS, PAGE, SUITE, TEXT, numbers, published_returns, rows, with_interval
+from procgen_results import (
+    COUNTS,
+    PAGE,
+    SUITE,
+    TEXT,
+    numbers,
+    ppo_in_training,
+    published_returns,
+    rows,
+    suite_in_training,
+    with_interval,
+)
 from recipes import recipe_for
 
 
@@ -90,6 +101,45 @@ def test_the_bigger_batch_is_as_readme_says():
         np.mean([float(trials["coinrun", variant, 50_000 * i]["kl"]) for i in range(1, 6)]) for variant in (big, small)
     ]
     assert f"KL divergence {kl[0]:.4f} and {kl[1]:.4f}, coinrun's first 250,000 frames" in TEXT
+
+
+def test_the_bigger_batch_at_the_papers_width_is_as_readme_says():
+    wide = {
+        row["game"]: row
+        for row in rows("tuning.csv")
+        if row["variant"] == "64 x 256 in 64, impala-glorot" and row["frames"] == "1000000"
+    }
+    returns = [float(wide[game]["return"]) for game in ("fruitbot", "coinrun")]
+    rates = [wide[game]["frames_per_second"] for game in ("fruitbot", "coinrun")]
+    assert "it returns {:.2f} in fruitbot and {:.2f} in coinrun".format(*returns) in TEXT
+    assert "at {} and {} frames per second, one thread each".format(*rates) in TEXT
+    assert "Glorot's weights fruitbot and coinrun return {:.1f} and {:.1f}.".format(*returns) in TEXT
+
+
+def test_what_three_passes_cost_is_as_readme_says():
+    """Frames per second by turns, and published PPO after as long as the suite took for its million frames."""
+    said, ratios = {}, {}
+    for encoder in ("impala", "impala-half"):
+        turns = [numbers(row) for row in rows("passes.csv") if row["encoder"] == encoder]
+        assert len(turns) == 5
+        rates = np.array([[turn[name] for name in ("one pass in 16", "one pass in 64", "ppo")] for turn in turns])
+        ratios[encoder] = np.median(rates[:, :2] / rates[:, 2:], 0)
+        said[encoder] = [f"{rate:.0f}" for rate in np.median(rates, 0)], "{:.2f} and {:.2f}".format(*ratios[encoder])
+    (small, big, ppo), ratio = said["impala"]
+    assert f"makes {small} frames per second in 16 minibatches, {big} in 64, and PPO {ppo}, a ratio of {ratio}" in TEXT
+    (small, big, ppo), ratio = said["impala-half"]
+    assert f"at half the width {small}, {big} and {ppo}, {ratio}." in TEXT
+    frames = 1_003_520 / ratios["impala"][0]
+    ours = suite_in_training()
+    theirs = ppo_in_training(frames)
+    then = f"PPO would make about {round(frames, -4):,.0f}. Published PPO is then at {with_interval(theirs)}"
+    assert then in TEXT
+    above = f"a difference of {with_interval(ours - theirs)}, {int((ours > theirs).sum())} of 16 games above"
+    assert f"frames of training, at {with_interval(ours)}: {above}" in TEXT
+    short = f"costs PPO's three passes {ratios['impala'][0]:.1f} times as much training on a CPU"
+    after = f"about {round(frames, -4):,.0f} frames, published PPO is at {theirs.mean():.3f}"
+    assert f"{short}, and after as long, {after}" in TEXT
+    assert f"the single pass above it by {with_interval(ours - theirs)} (returns of training)" in TEXT
 
 
 def test_the_bigger_batch_in_the_suite_is_as_readme_says():
