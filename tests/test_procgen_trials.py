@@ -260,8 +260,11 @@ def test_the_trials_of_features_and_values_are_as_readme_says():
     )
     ends = ", ".join(f"{game} {normed[game]:.2f} ({plain[game]:.2f})" for game in ("coinrun", "climber", "starpilot"))
     assert f"{ends}, fruitbot {normed['fruitbot']:.2f} ({plain['fruitbot']:.2f})" in TEXT
-    ends = [f"{light[game]:.2f} ({plain[game]:.2f}" for game in ("coinrun", "climber")]
-    assert "coinrun ends at {} without) and climber at {})".format(*ends) in TEXT
+    ends = " and ".join(f"{plain[game]:.2f}" for game in ("coinrun", "climber"))
+    assert (
+        f"coinrun ends at {light['coinrun']:.2f} and climber at {light['climber']:.2f}, with its usual weight" in TEXT
+    )
+    assert f"with its usual weight at {ends}, after 250,000" in TEXT
 
 
 def test_the_noise_of_the_values_is_as_readme_says():
