@@ -6,8 +6,8 @@
 
 Every run is one of vpg.py with its environment's recipe, in a process of its own and in its own folder: the same command
 skips what is done. Curves are the interquartile mean over seeds with its 95% bootstrap interval (Agarwal et al. 2021), of
-evaluations that training never sees. The folder that is printed holds curves.csv, runs.csv, table.md and the figure, drawn
-again while runs end.
+evaluations that training never sees. The folder that is printed holds curves.csv, runs.csv, table.md and the figure, brought
+up to date as runs finish.
 """
 
 import os
