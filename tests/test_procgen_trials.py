@@ -265,6 +265,18 @@ def test_the_trials_of_features_and_values_are_as_readme_says():
         f"coinrun ends at {light['coinrun']:.2f} and climber at {light['climber']:.2f}, with its usual weight" in TEXT
     )
     assert f"with its usual weight at {ends}, after 250,000" in TEXT
+    longer = {(r["game"], r["variant"]): r for r in rows("tuning.csv") if r["frames"] == "500000"}
+    light, plain = (
+        {game: longer[game, f"64 x 256 in 64{more}"] for game in ("climber", "leaper")}
+        for more in (", value weight 0.05", "")
+    )
+    less, usual = (
+        [f"{float(found[game]['return']):.2f}" for game in ("climber", "leaper")] for found in (light, plain)
+    )
+    said = "climber is at {} and leaper at {}, with the usual weight at {} and {},"
+    assert said.format(*less, *usual) in TEXT
+    explained = (float(found["climber"]["explained_variance"]) for found in (light, plain))
+    assert "in climber the explained variance is {:.2f}, with the usual weight {:.2f}.".format(*explained) in TEXT
 
 
 def test_the_noise_of_the_values_is_as_readme_says():

@@ -39,6 +39,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "64 x 256 in 64": {**LONG, "horizon": 256, "minibatches": 64},
     "64 x 256 in 64, impala-glorot": {**LONG, "horizon": 256, "minibatches": 64, "encoder": "impala-glorot"},
     "64 x 64 in 16, value weight 0.05": {**LONG, "value_weight": 0.05},
+    "64 x 256 in 64, value weight 0.05": {**LONG, "horizon": 256, "minibatches": 64, "value_weight": 0.05},
     "64 x 64 in 16, normalised features": {**LONG, "encoder": "impala-half-norm"},
     "64 x 64 in 16, clip 0.999": {**LONG, "clip": 0.999},
     "ppo": {"algo": "ppo"},
