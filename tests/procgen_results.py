@@ -46,15 +46,17 @@ def published_returns(game: str) -> list[float]:
     return [float(row["return"]) for row in rows("ppo_published.csv") if row["game"] == game]
 
 
+def last_return_in_training(folder: str, env: str) -> float:
+    """Mean return of all episodes that ended in the last 100,000 of a million frames."""
+    last = [numbers(row) for row in rows(f"{folder}/training.csv") if row["env"] == env][-2:]
+    assert [row["frames"] for row in last] == [950_000, 1_000_000]
+    return float(np.average([row["return"] for row in last], weights=[row["episodes"] for row in last]))
+
+
 def suite_in_training() -> np.ndarray:
-    """(games,) normalised returns of all episodes of the suite's last 100,000 frames, as published PPO's are of training."""
-    found = []
-    for game in GAMES:
-        last = [numbers(row) for row in rows(f"{SUITE}/training.csv") if row["env"] == f"procgen:{game}"][-2:]
-        assert [row["frames"] for row in last] == [950_000, 1_000_000]
-        mean = np.average([row["return"] for row in last], weights=[row["episodes"] for row in last])
-        found.append(normalised_return(f"procgen:{game}", float(mean)))
-    return np.array(found)
+    """(games,) normalised returns of the end of the suite's training, as published PPO's are of training."""
+    envs = [f"procgen:{game}" for game in GAMES]
+    return np.array([normalised_return(env, last_return_in_training(SUITE, env)) for env in envs])
 
 
 def ppo_in_training(frames: float) -> np.ndarray:

@@ -9,6 +9,7 @@ from procgen_results import (
     PAGE,
     SUITE,
     TEXT,
+    last_return_in_training,
     numbers,
     ppo_in_training,
     published_returns,
@@ -114,6 +115,32 @@ def test_the_bigger_batch_at_the_papers_width_is_as_readme_says():
     assert "it returns {:.2f} in fruitbot and {:.2f} in coinrun".format(*returns) in TEXT
     assert "at {} and {} frames per second, one thread each".format(*rates) in TEXT
     assert "Glorot's weights fruitbot and coinrun return {:.1f} and {:.1f}.".format(*returns) in TEXT
+
+
+def test_the_bigger_batch_on_the_reported_seed_is_as_the_page_says():
+    """The table of returns in training, and how ninja is unlearnt."""
+    folder, envs = "suite-64-full-1m", [f"procgen:{game}" for game in ("coinrun", "fruitbot", "starpilot", "ninja")]
+    assert [row["env"] for row in rows(f"{folder}/runs.csv")] == envs
+    assert {(row["status"], row["steps"]) for row in rows(f"{folder}/runs.csv")} == {("ok", "1015808")}
+    returns = np.array(
+        [
+            [last_return_in_training(name, env) for name in (folder, SUITE)] + [ppo_return(env, "train", 1e6) or 0.0]
+            for env in envs
+        ]
+    )
+    for env, row in zip(envs, returns, strict=True):
+        assert "| {} | {:.2f} | {:.2f} | {:.2f} |".format(env.partition(":")[2], *row) in PAGE
+    means = np.mean([[normalised_return(env, x) for x in row] for env, row in zip(envs, returns, strict=True)], axis=0)
+    assert "| normalised, mean of 4 | {:.3f} | {:.3f} | {:.3f} |".format(*means) in PAGE
+    assert means[0] < means[1]
+    assert returns[0, 0] > returns[0, 1]
+    assert returns[1, 0] < returns[1, 1]
+    assert "no gain over the small batch in the four games that have run: better in coinrun, worse in fruitbot" in TEXT
+    ninja = {int(row["frames"]): row for row in rows(f"{folder}/training.csv") if row["env"] == "procgen:ninja"}
+    before, after = ninja[350_000], ninja[900_000]
+    fall = [float(row[name]) for name in ("return", "entropy") for row in (before, after)]
+    assert "falls from {:.2f} to {:.2f}, the entropy rises from {:.2f} to {:.2f} nats".format(*fall) in TEXT
+    assert f"and {after['episodes']} episodes end in 50,000 frames, before {before['episodes']}." in TEXT
 
 
 def test_what_three_passes_cost_is_as_readme_says():
