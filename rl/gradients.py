@@ -28,6 +28,7 @@ class Batch:
     streams: Tensor  # (M,) which environment a row is from
     old_head: Tensor  # the actor's output before the update
     old_log_prob: Tensor
+    old_values: Tensor  # of the value function before the update
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -44,10 +45,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Weights:
-    """What the entropy bonus counts, and the value function's error where policy and values share an encoder."""
+    """What the entropy bonus counts, and the value function's error where policy and values share an encoder.
+
+    `value_clip`: how far a value may move within a batch before its error gives no gradient; 0: any way.
+    """
 
     entropy: float = 0.0
     value: float = 0.0
+    value_clip: float = 0.0
 
 
 def vpg_loss(
@@ -85,12 +90,17 @@ def total_loss(
 ) -> Tensor:
     """-1/count sum_i (gain_i + entropy H(pi(.|s_i)) - value/2 (V(s_i) - target_i)^2); the last where one encoder gives V.
 
-    Schulman et al. 2017, eq. 9.
+    Schulman et al. 2017, eq. 9. With `value_clip` c an error is the larger of this and that of V(s_i) held within c of its
+    old value (openai/baselines, ppo2): a value that has moved by c towards its target has no gradient any more.
     """
     if weights.entropy:
         gain = gain + weights.entropy * model.policy.entropy(head)
     if value is not None:
-        gain = gain - 0.5 * weights.value * (value - batch.targets).square()
+        error = (value - batch.targets).square()
+        if weights.value_clip:
+            moved = (value - batch.old_values).clamp(-weights.value_clip, weights.value_clip)
+            error = torch.maximum(error, (batch.old_values + moved - batch.targets).square())
+        gain = gain - 0.5 * weights.value * error
     return -gain.sum() / count
 
 

@@ -29,6 +29,7 @@ DEFAULT: dict[str, Any] = {
     "encoder": "nature",
     "critic": "separate",
     "value_weight": 0.5,
+    "value_clip": 0.0,
     "bf16": True,
     "epochs": 1,
     "minibatches": 1,

@@ -13,6 +13,7 @@ from policy import Critic, Encoder
 from procgen_env import TRAIN_LEVELS, game_and_mode, is_procgen
 from recipes import recipe_for
 
+VALUE_LOSS = ("value_weight", "value_clip")  # what an encoder's step needs that policy and values share
 VALUE_PASSES = ("value_lr", "value_epochs", "value_minibatch")  # what the value function's own passes need
 
 Flag = tyro.conf.DisallowNone[bool | None]  # --x and --no-x; None takes the recipe's
@@ -81,6 +82,8 @@ class Config:
     """for images: the value function has an encoder of its own, shares the policy's, or reads it without training it"""
     value_weight: float | None = None
     """what the value function's error counts in the step of an encoder that is not separate"""
+    value_clip: float | None = None
+    """of such an encoder: a value that has moved this far towards its target within a batch moves no further; 0: it does"""
     bf16: Flag = None
     """for images: convolutions in bfloat16 where the device multiplies it; the default where there are images"""
     levels: int | None = None
@@ -113,8 +116,10 @@ def resolve(config: Config) -> Config:
     if config.preset == "quick":
         recipe["total_steps"] = max(min(recipe["total_steps"], QUICK_STEPS), recipe["num_envs"] * recipe["horizon"])
     config = replace(config, **{name: value for name, value in recipe.items() if getattr(config, name) is None})
-    if config.algo == "vpg":  # one pass, and of one minibatch there is no ratio to clip
-        config = replace(config, epochs=1, clip=config.clip if config.minibatches > 1 else 0.0)  # type: ignore[operator]
+    if config.algo == "vpg":
+        config = replace(config, epochs=1)
+        if config.minibatches == 1:  # in one step there is no ratio to clip, and no value that has moved
+            config = replace(config, clip=0.0, value_clip=0.0)
     if not is_procgen(config.env):
         if config.levels is not None:
             raise BadInput(f"--levels is for Procgen, and --env is {config.env}")
@@ -126,7 +131,8 @@ def resolve(config: Config) -> Config:
     for name in (*positive, "final_episodes"):
         if not 0 < getattr(config, name) < math.inf:
             raise BadInput(f"--{name.replace('_', '-')} must be positive, not {getattr(config, name)}")
-    for name in ("entropy", "value_epochs", "value_minibatch", "max_grad_norm", "eval_every", "value_weight"):
+    passes = ("value_epochs", "value_minibatch", "value_weight", "value_clip")
+    for name in ("entropy", "max_grad_norm", "eval_every", *passes):
         if not 0 <= getattr(config, name) < math.inf:
             raise BadInput(f"--{name.replace('_', '-')} must not be negative, and it is {getattr(config, name)}")
     for name in ("gamma", "lam"):
@@ -152,13 +158,13 @@ def check_meaning(config: Config, given: Config, image: bool, gaussian: bool) ->
     """BadInput for a flag that changes nothing here: its user believes that it does."""
     joint = image and config.critic != "separate"
     nothing = {
-        "this environment's observations are no images": () if image else ("encoder", "critic", "bf16", "value_weight"),
+        "this environment's observations are no images": () if image else ("encoder", "critic", "bf16", *VALUE_LOSS),
         "images are not normalised": ("normalise_observations",) if image and given.normalise_observations else (),
         f"--critic {config.critic} learns with the policy": VALUE_PASSES if joint else (),
-        "only --critic shared and detached weigh it": ("value_weight",) if image and not joint else (),
+        "only --critic shared and detached have it": VALUE_LOSS if image and not joint else (),
         "the actions are discrete": () if gaussian else ("log_std",),
         "vpg takes one pass over a batch": ("epochs",) if config.algo == "vpg" and (given.epochs or 1) > 1 else (),
-        "vpg has no ratio where a batch is one minibatch": ("clip",) if config.clip == 0.0 else (),
+        "vpg moves nothing within a batch that is one minibatch": ("clip", "value_clip") if config.clip == 0.0 else (),
     }
     for why, names in nothing.items():
         for name in names:

@@ -72,7 +72,7 @@ def make_batch(config: Config, rollout: Rollout, model: ActorCritic) -> tuple[Ba
     head, actions = rollout.heads[valid], rollout.actions[valid]
     streams = torch.arange(valid.size(1)).expand_as(valid)[valid]
     log_prob = model.policy.log_prob(head, actions)
-    flat = (obs, actions, advantages[valid], targets[valid], streams, head, log_prob)
+    flat = (obs, actions, advantages[valid], targets[valid], streams, head, log_prob, values[valid])
     return Batch(*(tensor.to(device) for tensor in flat)), known
 
 
@@ -105,7 +105,8 @@ def update_policy(
     are those that chose the actions, where they were kept: a third of what an update costs.
     """
     parameters, most = model.actor_parameters(), config.max_grad_norm or 0.0
-    weights, parts = Weights(config.entropy or 0.0, config.value_weight or 0.0), config.minibatches or 1
+    weights = Weights(config.entropy or 0.0, config.value_weight or 0.0, config.value_clip or 0.0)
+    parts = config.minibatches or 1
     gradient, noise, norms = None, None, []
     if parts == 1 or not model.image:  # else it would cost a pass that nothing but the noise scale needs
         gradient, noise = grouped_gradient(model, batch, weights, config.num_envs or 1, NOISE_GROUPS, passes)

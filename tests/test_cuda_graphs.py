@@ -28,10 +28,10 @@ def batch(model: ActorCritic, n: int, seed: int) -> Batch:
     with torch.no_grad():
         head = torch.randn(n, 15, generator=random)
         actions = model.policy.sample(head, random)
-        values = torch.randn(2, n, generator=random)
+        values = torch.randn(3, n, generator=random)
         streams = torch.zeros(n, dtype=torch.int64)
         old = model.policy.log_prob(head, actions)
-        whole = Batch(images(n, seed), actions, values[0], values[1], streams, head, old)
+        whole = Batch(images(n, seed), actions, values[0], values[1], streams, head, old, values[2])
     return Batch(*(tensor.to(next(model.parameters()).device) for tensor in whole.tensors))
 
 

@@ -1,6 +1,7 @@
 """The policy gradient against the analytic one, with its variance under each baseline; PPO; the noise scale."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from gradients import (
     grouped_gradient,
     noise_scale,
     ppo_loss,
+    total_loss,
     vpg_loss,
 )
 from policy import ActorCritic, CategoricalPolicy
@@ -147,7 +149,7 @@ def batch_of(obs: Tensor, actions: Tensor, advantages: Tensor, streams: Tensor |
     """A batch for losses that do not look at the rest."""
     nothing = torch.zeros(len(obs), dtype=advantages.dtype)
     which = torch.zeros(len(obs), dtype=torch.int64) if streams is None else streams
-    return Batch(obs, actions, advantages, nothing, which, nothing, nothing)
+    return Batch(obs, actions, advantages, nothing, which, nothing, nothing, nothing)
 
 
 # ---------------------------------------------------------------- the losses of networks
@@ -166,7 +168,7 @@ def network(space: spaces.Space, rows: int = 60, streams: int = 6) -> tuple[Acto
         actions = model.policy.sample(head, torch.Generator().manual_seed(1))
         log_prob = model.policy.log_prob(head, actions)
     which = torch.arange(rows) % streams
-    return model, Batch(obs, actions, advantages, torch.randn(rows), which, head, log_prob)
+    return model, Batch(obs, actions, advantages, torch.randn(rows), which, head, log_prob, torch.randn(rows))
 
 
 SPACES = [spaces.Discrete(3), spaces.MultiDiscrete([2, 3]), spaces.Box(-1, 1, (2,), dtype=np.float32)]
@@ -188,7 +190,7 @@ def test_ppos_loss_by_hand():
     advantages = torch.tensor([1.0, 1.0, -1.0, -1.0])
     head = model.head(batch.obs)
     old = model.policy.log_prob(head, batch.actions).detach() - ratio.log()
-    rows = Batch(batch.obs, batch.actions, advantages, batch.targets, batch.streams, batch.old_head, old)
+    rows = replace(batch, advantages=advantages, old_log_prob=old)
     # min(1.5, 1.2) + min(0.5, 0.8) + min(-1.5, -1.2) + min(-0.5, -0.8) = 1.2 + 0.5 - 1.5 - 0.8
     assert float(ppo_loss(model, rows, Weights(), 4, 0.2).detach()) == pytest.approx(
         -(1.2 + 0.5 - 1.5 - 0.8) / 4, rel=1e-5
@@ -206,7 +208,7 @@ def test_without_a_clip_the_ratio_gives_the_moved_policys_gradient_from_another_
     state = batch.obs[:1].expand(3, -1)
     advantages = torch.tensor([2.0, -1.0, 0.5])
     old = torch.full((3,), -math.log(3.0))
-    rows = Batch(state, torch.arange(3), advantages, batch.targets, batch.streams, batch.old_head, old)
+    rows = replace(batch, obs=state, actions=torch.arange(3), advantages=advantages, old_log_prob=old)
     parameters = model.actor_parameters()
     with torch.no_grad():  # far from uniform, where a clip of 0.2 would stop it
         parameters[-1].copy_(torch.tensor([1.5, 0.0, -1.0]))  # the logits' bias
@@ -215,6 +217,22 @@ def test_without_a_clip_the_ratio_gives_the_moved_policys_gradient_from_another_
     torch.testing.assert_close(found, flat(torch.autograd.grad(-mean, parameters)), rtol=1e-5, atol=1e-7)
     clipped = flat(torch.autograd.grad(ppo_loss(model, rows, Weights(), 3, 0.2), parameters))
     assert float((clipped - found).norm()) > 0.1 * float(found.norm())
+
+
+def test_a_clipped_value_moves_no_further_towards_its_target():
+    """Old values 0, targets 2, 2, 2 and -2: the second and the last have moved by 0.5 towards them, the third away."""
+    model, batch = network(spaces.Discrete(3), rows=4)
+    value = torch.tensor([0.1, 0.5, -0.5, -0.5], requires_grad=True)
+    rows = replace(batch, targets=torch.tensor([2.0, 2.0, 2.0, -2.0]), old_values=torch.zeros(4))
+    for clip, loss, gradient in [
+        (0.2, 1.9**2 + 1.8**2 + 2.5**2 + 1.8**2, [-1.9, 0, -2.5, 0]),
+        (0.0, 1.9**2 + 1.5**2 + 2.5**2 + 1.5**2, [-1.9, -1.5, -2.5, 1.5]),
+    ]:
+        nothing = torch.zeros(4)
+        found = total_loss(model, rows, batch.old_head, value, nothing, Weights(0.0, 0.5, clip), 4)
+        assert float(found) == pytest.approx(0.5 * 0.5 * loss / 4)
+        expected = 0.5 * torch.tensor(gradient) / 4
+        torch.testing.assert_close(torch.autograd.grad(found, value)[0], expected)
 
 
 def test_entropy_is_pushed_up():
@@ -257,7 +275,7 @@ def test_clipping_bounds_the_norm_and_reports_what_it_was():
 def test_values_are_fitted_by_least_squares():
     model, batch = network(spaces.Discrete(3), rows=200)
     targets = 2 * batch.obs[:, 0] - 1
-    rows = Batch(batch.obs, batch.actions, batch.advantages, targets, batch.streams, batch.old_head, batch.old_log_prob)
+    rows = replace(batch, targets=targets)
     optimizer = torch.optim.Adam(model.critic.parameters(), 1e-2)
     actor = flat([p.detach().clone() for p in model.actor_parameters()])
     fit_values(model, rows, optimizer, 100, 64, torch.Generator().manual_seed(0))

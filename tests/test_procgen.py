@@ -217,6 +217,8 @@ def test_bad_input_is_one_sentence(monkeypatch):
         ({"env": "CartPole-v1", "bf16": True}, "no images"),
         ({"value_epochs": 3}, "learns with the policy"),
         ({"critic": "separate", "value_weight": 1.0}, "only --critic shared"),
+        ({"critic": "separate", "minibatches": 2, "value_clip": 0.2}, "only --critic shared"),
+        ({"value_clip": 0.2}, "one minibatch"),
         ({"normalise_observations": True}, "images are not normalised"),
         ({"log_std": -1.0}, "the actions are discrete"),
     ],
