@@ -21,8 +21,9 @@ from vpg import Config, run_config
 
 OUT = REFERENCE / "tuning.csv"
 # A variant's name: environments x steps of each, and in how many minibatches.
-LONG = {"num_envs": 64, "horizon": 64, "minibatches": 16, "lr": 5e-4}
-# Everything else is PROCGEN's in recipes.py: gamma 0.999, lambda 0.95, entropy 0.01. tuning.csv also has variants called "no
+LONG = {"num_envs": 64, "horizon": 64, "minibatches": 16, "lr": 5e-4, "gamma": 0.999}
+BIG = {**LONG, "horizon": 256, "minibatches": 64}
+# Everything else is PROCGEN's in recipes.py: lambda 0.95, entropy 0.01, and gamma 0.999 where nothing is said. tuning.csv also has variants called "no
 # ratio", of minibatches whose steps counted alike however far the policy had moved: the code at commit e1f473f; and "Glorot",
 # with nn.init.xavier_uniform_ in place of `orthogonal` for all weights of the encoder.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -36,10 +37,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "64 x 64 in 16, lr 1e-3": {**LONG, "lr": 1e-3},
     "64 x 64 in 16, lr 2.5e-4": {**LONG, "lr": 2.5e-4},
     "64 x 64 in 32": {**LONG, "minibatches": 32},
-    "64 x 256 in 64": {**LONG, "horizon": 256, "minibatches": 64},
-    "64 x 256 in 64, impala-glorot": {**LONG, "horizon": 256, "minibatches": 64, "encoder": "impala-glorot"},
+    "64 x 256 in 64": BIG,
+    "64 x 256 in 64, impala-glorot": {**BIG, "encoder": "impala-glorot"},
     "64 x 64 in 16, value weight 0.05": {**LONG, "value_weight": 0.05},
-    "64 x 256 in 64, value weight 0.05": {**LONG, "horizon": 256, "minibatches": 64, "value_weight": 0.05},
+    "64 x 256 in 64, value weight 0.05": {**BIG, "value_weight": 0.05},
+    "64 x 256 in 64, value clip 0.2": {**BIG, "value_clip": 0.2},
+    "64 x 256 in 64, gamma 0.99": {**BIG, "gamma": 0.99},
+    "64 x 256 in 64, value clip 0.2, gamma 0.99": {**BIG, "value_clip": 0.2, "gamma": 0.99},
     "64 x 64 in 16, normalised features": {**LONG, "encoder": "impala-half-norm"},
     "64 x 64 in 16, clip 0.999": {**LONG, "clip": 0.999},
     "ppo": {"algo": "ppo"},
