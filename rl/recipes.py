@@ -94,7 +94,8 @@ PROCGEN: dict[str, Any] = {
 # 16 minibatches 64 steps of each game, with 64 PPO's 256. With the paper's discount of 0.999 a value that stands still lives
 # on its own estimate of itself, and in ninja the policy learns to wait (results/reference/rl/procgen/README.md).
 PASS_ENVS, STEP_FRAMES, PASS_GAMMA = 64, 256, 0.99
-PROCGEN_PPO: dict[str, Any] = {"num_envs": 64, "horizon": 256, "epochs": 3, "minibatches": 8}
+# The values' clip is not in the paper but in OpenAI's code, whose clip has one range for both.
+PROCGEN_PPO: dict[str, Any] = {"num_envs": 64, "horizon": 256, "epochs": 3, "minibatches": 8, "value_clip": 0.2}
 
 
 def recipe_for(env: str, algo: str, minibatches: int | None = None) -> dict[str, Any]:

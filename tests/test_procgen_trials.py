@@ -332,3 +332,41 @@ def test_the_noise_is_as_readme_says():
     cells = [f"{row['game']} {two_digits(row['policy_scale'])} [{low[row['game']]}]" for row in known]
     assert ", ".join(cells) in TEXT
     assert f"{' and '.join(r['game'] for r in lost)} above {' and '.join(low[r['game']] for r in lost)}" in TEXT
+
+
+def test_the_discount_is_as_the_page_says():
+    """Returns, frames per episode and entropies of the trials; lengths beside published PPO's."""
+    base = "64 x 256 in 64"
+    trials = {(r["game"], r["seed"], r["variant"], r["frames"]): r for r in rows("tuning.csv")}
+
+    def cell(game: str, seed: str, more: str, frames: str = "500000") -> str:
+        row = trials.get((game, seed, base + more, frames))
+        if row is None:
+            return ""
+        return f"{float(row['return']):.2f}, {50_000 / int(row['episodes']):.0f}, {float(row['entropy']):.2f}"
+
+    clipped, less = ", value clip 0.2", ", gamma 0.99"
+    for game, seed in (("ninja", "1000"), ("ninja", "1001"), ("leaper", "1000"), ("fruitbot", "1000")):
+        cells = [cell(game, seed, more) for more in ("", clipped, less)]
+        assert f"| {game}, {seed} | {' | '.join(cells)} |".replace("|  |", "| |") in PAGE
+        before, after = (trials[game, seed, base + more, "500000"] for more in ("", less))
+        assert float(after["return"]) > float(before["return"])
+        assert float(after["entropy"]) < float(before["entropy"])
+    ends = [" and ".join(cell("ninja", "1001", more, "1000000").rsplit(", ", 1)) for more in (clipped, less)]
+    assert "it is at {}, with γ = 0.99 at {}; ".format(*ends) in TEXT
+    assert f"published PPO returns {ppo_return('procgen:ninja', 'train', 1e6):.2f}." in TEXT
+    ours = {}
+    for game in GAMES:
+        last = [row for row in rows(f"{SUITE}/training.csv") if row["env"] == f"procgen:{game}"][-2:]
+        ours[game] = 100_000 / sum(int(row["episodes"]) for row in last)
+    theirs = {
+        game: np.mean([float(row["length"]) for row in rows("ppo_published.csv") if row["game"] == game])
+        for game in GAMES
+    }
+    assert f"ninja lasts {ours['ninja']:.0f} frames, OpenAI's PPO's {theirs['ninja']:.0f}, one of coinrun " in TEXT
+    assert f"one of coinrun {ours['coinrun']:.0f} and {theirs['coinrun']:.0f}; they are longer" in TEXT
+    longer = sum(ours[game] > theirs[game] for game in GAMES)
+    assert f"longer than PPO's in {COUNTS[longer]} of the 16 games" in TEXT
+    assert recipe_for("procgen:ninja", "vpg", 64)["gamma"] == 0.99
+    assert [recipe_for("procgen:ninja", algo)["gamma"] for algo in ("vpg", "ppo")] == [0.999, 0.999]
+    assert recipe_for("procgen:ninja", "ppo")["value_clip"] == 0.2

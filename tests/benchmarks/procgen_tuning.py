@@ -23,9 +23,9 @@ OUT = REFERENCE / "tuning.csv"
 # A variant's name: environments x steps of each, and in how many minibatches.
 LONG = {"num_envs": 64, "horizon": 64, "minibatches": 16, "lr": 5e-4, "gamma": 0.999}
 BIG = {**LONG, "horizon": 256, "minibatches": 64}
-# Everything else is PROCGEN's in recipes.py: lambda 0.95, entropy 0.01, and gamma 0.999 where nothing is said. tuning.csv also has variants called "no
-# ratio", of minibatches whose steps counted alike however far the policy had moved: the code at commit e1f473f; and "Glorot",
-# with nn.init.xavier_uniform_ in place of `orthogonal` for all weights of the encoder.
+# Everything else is PROCGEN's in recipes.py: gamma 0.999 where no other is named, lambda 0.95, entropy 0.01. tuning.csv also
+# has variants called "no ratio", of minibatches whose steps counted alike however far the policy had moved: the code at
+# commit e1f473f; and "Glorot", with nn.init.xavier_uniform_ in place of `orthogonal` for all weights of the encoder.
 VARIANTS: dict[str, dict[str, Any]] = {
     "64 x 16": {"num_envs": 64, "horizon": 16, "lr": 5e-4},
     "64 x 16, lr 2e-3": {"num_envs": 64, "horizon": 16, "lr": 2e-3},
