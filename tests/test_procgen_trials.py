@@ -370,3 +370,25 @@ def test_the_discount_is_as_the_page_says():
     assert recipe_for("procgen:ninja", "vpg", 64)["gamma"] == 0.99
     assert [recipe_for("procgen:ninja", algo)["gamma"] for algo in ("vpg", "ppo")] == [0.999, 0.999]
     assert recipe_for("procgen:ninja", "ppo")["value_clip"] == 0.2
+
+
+def test_the_discount_on_the_reported_seed_is_as_the_page_says():
+    """Returns in training and frames per episode at the end, and the normalised means."""
+    folder, envs = "suite-64-full-99-1m", [f"procgen:{game}" for game in ("coinrun", "ninja", "leaper", "jumper")]
+    assert [row["env"] for row in rows(f"{folder}/runs.csv")] == envs
+    assert {(row["status"], row["steps"]) for row in rows(f"{folder}/runs.csv")} == {("ok", "1015808")}
+    normed = []
+    for env in envs:
+        game, cells = env.partition(":")[2], []
+        returns = [last_return_in_training(name, env) for name in (folder, SUITE)]
+        returns.append(ppo_return(env, "train", 1e6) or 0.0)
+        for name, value in zip((folder, SUITE), returns, strict=False):
+            last = [row for row in rows(f"{name}/training.csv") if row["env"] == env][-2:]
+            cells.append(f"{value:.2f}, {100_000 / sum(int(row['episodes']) for row in last):.0f}")
+        lengths = [float(row["length"]) for row in rows("ppo_published.csv") if row["game"] == game]
+        cells.append(f"{returns[2]:.2f}, {np.mean(lengths):.0f}")
+        assert f"| {game} | {' | '.join(cells)} |" in PAGE
+        normed.append([normalised_return(env, value) for value in returns])
+    assert "| normalised, mean of 4 | {:.3f} | {:.3f} | {:.3f} |".format(*np.mean(normed, 0)) in PAGE
+    short = "in those four games it is at {:.2f} in the normalised mean, the small batch at {:.2f}, PPO at {:.2f}."
+    assert short.format(*np.mean(normed, 0)) in TEXT
