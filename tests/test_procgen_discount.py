@@ -1,0 +1,80 @@
+"""What a discount of 0.99 changes in Procgen: the page's numbers against the committed trials and runs."""
+
+import numpy as np
+
+from procgen_env import GAMES, normalised_return
+from procgen_report import ppo_return
+from procgen_results import COUNTS, PAGE, SUITE, TEXT, last_return_in_training, numbers, rows, with_interval
+from recipes import recipe_for
+
+
+def test_the_discount_is_as_the_page_says():
+    """Returns, frames per episode and entropies of the trials; lengths beside published PPO's."""
+    base = "64 x 256 in 64"
+    trials = {(r["game"], r["seed"], r["variant"], r["frames"]): r for r in rows("tuning.csv")}
+
+    def cell(game: str, seed: str, more: str, frames: str = "500000") -> str:
+        row = trials.get((game, seed, base + more, frames))
+        if row is None:
+            return ""
+        return f"{float(row['return']):.2f}, {50_000 / int(row['episodes']):.0f}, {float(row['entropy']):.2f}"
+
+    clipped, less = ", value clip 0.2", ", gamma 0.99"
+    for game, seed in (("ninja", "1000"), ("ninja", "1001"), ("leaper", "1000"), ("fruitbot", "1000")):
+        cells = [cell(game, seed, more) for more in ("", clipped, less)]
+        assert f"| {game}, {seed} | {' | '.join(cells)} |".replace("|  |", "| |") in PAGE
+        before, after = (trials[game, seed, base + more, "500000"] for more in ("", less))
+        assert float(after["return"]) > float(before["return"])
+        assert float(after["entropy"]) < float(before["entropy"])
+    ends = [" and ".join(cell("ninja", "1001", more, "1000000").rsplit(", ", 1)) for more in (clipped, less)]
+    assert "it is at {}, with γ = 0.99 at {}; ".format(*ends) in TEXT
+    assert f"published PPO returns {ppo_return('procgen:ninja', 'train', 1e6):.2f}." in TEXT
+    ours = {}
+    for game in GAMES:
+        last = [row for row in rows(f"{SUITE}/training.csv") if row["env"] == f"procgen:{game}"][-2:]
+        ours[game] = 100_000 / sum(int(row["episodes"]) for row in last)
+    theirs = {
+        game: np.mean([float(row["length"]) for row in rows("ppo_published.csv") if row["game"] == game])
+        for game in GAMES
+    }
+    assert f"ninja lasts {ours['ninja']:.0f} frames, OpenAI's PPO's {theirs['ninja']:.0f}, one of coinrun " in TEXT
+    assert f"one of coinrun {ours['coinrun']:.0f} and {theirs['coinrun']:.0f}; they are longer" in TEXT
+    longer = sum(ours[game] > theirs[game] for game in GAMES)
+    assert f"longer than PPO's in {COUNTS[longer]} of the 16 games" in TEXT
+    assert recipe_for("procgen:ninja", "vpg", 64)["gamma"] == 0.99
+    assert [recipe_for("procgen:ninja", algo)["gamma"] for algo in ("vpg", "ppo")] == [0.999, 0.999]
+    assert recipe_for("procgen:ninja", "ppo")["value_clip"] == 0.2
+
+
+def test_the_discount_on_the_reported_seed_is_as_the_page_says():
+    """Returns in training and frames per episode at the end, the normalised means, and the final evaluations."""
+    folder = "suite-64-full-99-1m"
+    runs = [numbers(row) for row in rows(f"{folder}/runs.csv")]
+    assert {(run["status"], run["steps"]) for run in runs} == {("ok", 1_015_808)}
+    games = [run["env"].partition(":")[2] for run in runs]
+    assert games == [game for game in GAMES if game in games]
+    normed = []
+    for game in games:
+        env, cells = f"procgen:{game}", []
+        returns = [last_return_in_training(name, env) for name in (folder, SUITE)]
+        returns.append(ppo_return(env, "train", 1e6) or 0.0)
+        for name, value in zip((folder, SUITE), returns, strict=False):
+            last = [row for row in rows(f"{name}/training.csv") if row["env"] == env][-2:]
+            cells.append(f"{value:.2f}, {100_000 / sum(int(row['episodes']) for row in last):.0f}")
+        lengths = [float(row["length"]) for row in rows("ppo_published.csv") if row["game"] == game]
+        cells.append(f"{returns[2]:.2f}, {np.mean(lengths):.0f}")
+        assert f"| {game} | {' | '.join(cells)} |" in PAGE
+        normed.append([normalised_return(env, value) for value in returns])
+    ours, small, ppo = np.array(normed).T
+    means = [f"{each.mean():.3f}" for each in (ours, small, ppo)]
+    assert f"| normalised, mean of {len(games)} | {' | '.join(means)} |" in PAGE
+    count = COUNTS[len(games)]
+    short = "In those {} it is at {} in the normalised mean, the small batch at {}, PPO at {}: {} above PPO's"
+    assert short.format(count, *means, with_interval(ours - ppo)) in TEXT
+    assert f"above PPO in {COUNTS[int((ours > ppo).sum())]} of the {count} and above the small batch in " in TEXT
+    assert f"and above the small batch in {COUNTS[int((ours > small).sum())]}" in TEXT
+    readme = f"bigger batch {count} games have run at the paper's width so far: in those {count} it is at "
+    readme += "{:.2f} in the normalised mean, the small batch at {:.2f}, PPO at {:.2f}."
+    assert readme.format(ours.mean(), small.mean(), ppo.mean()) in TEXT
+    final = np.array([run["eval_return_normalised"] for run in runs])
+    assert f"Over 100 episodes at the end its mean is {with_interval(final)}" in TEXT
