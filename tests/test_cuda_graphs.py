@@ -108,7 +108,10 @@ def test_results_are_not_overwritten_by_the_next_replay():
 
 @cuda
 @pytest.mark.parametrize("bf16", [False, True])
-def test_features_and_gradients_are_those_of_the_cpu(bf16: bool):
+def test_features_and_gradients_are_those_of_the_cpu(bf16: bool, monkeypatch):
+    # By default a convolution's float32 inputs are cut to TF32's ten bits there: 0.54% of the third gradient on an H200,
+    # and as much where the CPU rounds them likewise.
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     slow, fast = net("cpu"), net("cuda")
     fast.bf16 = bf16
     close = 0.03 if bf16 else 2e-3
