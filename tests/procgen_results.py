@@ -46,11 +46,28 @@ def published_returns(game: str) -> list[float]:
     return [float(row["return"]) for row in rows("ppo_published.csv") if row["game"] == game]
 
 
-def last_return_in_training(folder: str, env: str) -> float:
-    """Mean return of all episodes that ended in the last 100,000 of a million frames."""
-    last = [numbers(row) for row in rows(f"{folder}/training.csv") if row["env"] == env][-2:]
-    assert [row["frames"] for row in last] == [950_000, 1_000_000]
+def last_windows(folder: str, env: str, end: int = 1_000_000, seed: int = 0) -> list[dict[str, Any]]:
+    """The last 100,000 frames up to `end` of a run's training, in two rows."""
+    last = [row for row in map(numbers, rows(f"{folder}/training.csv")) if (row["env"], row["seed"]) == (env, seed)]
+    last = [row for row in last if end - 100_000 < row["frames"] <= end]
+    assert [row["frames"] for row in last] == [end - 50_000, end]
+    return last
+
+
+def last_return_in_training(folder: str, env: str, end: int = 1_000_000, seed: int = 0) -> float:
+    """Mean return of all episodes that ended in the last 100,000 frames up to `end`."""
+    last = last_windows(folder, env, end, seed)
     return float(np.average([row["return"] for row in last], weights=[row["episodes"] for row in last]))
+
+
+def episode_length(folder: str, env: str) -> float:
+    """Frames per episode over the last 100,000 of a million."""
+    return 100_000 / sum(row["episodes"] for row in last_windows(folder, env))
+
+
+def published_length(game: str) -> float:
+    """Mean over OpenAI's three runs of PPO, after nearly a million frames."""
+    return float(np.mean([float(row["length"]) for row in rows("ppo_published.csv") if row["game"] == game]))
 
 
 def suite_in_training() -> np.ndarray:

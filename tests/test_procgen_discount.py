@@ -4,7 +4,18 @@ import numpy as np
 
 from procgen_env import GAMES, normalised_return
 from procgen_report import ppo_return
-from procgen_results import COUNTS, PAGE, SUITE, TEXT, last_return_in_training, numbers, rows, with_interval
+from procgen_results import (
+    COUNTS,
+    PAGE,
+    SUITE,
+    TEXT,
+    episode_length,
+    last_return_in_training,
+    numbers,
+    published_length,
+    rows,
+    with_interval,
+)
 from recipes import recipe_for
 
 
@@ -29,14 +40,8 @@ def test_the_discount_is_as_the_page_says():
     ends = [" and ".join(cell("ninja", "1001", more, "1000000").rsplit(", ", 1)) for more in (clipped, less)]
     assert "it is at {}, with γ = 0.99 at {}; ".format(*ends) in TEXT
     assert f"published PPO returns {ppo_return('procgen:ninja', 'train', 1e6):.2f}." in TEXT
-    ours = {}
-    for game in GAMES:
-        last = [row for row in rows(f"{SUITE}/training.csv") if row["env"] == f"procgen:{game}"][-2:]
-        ours[game] = 100_000 / sum(int(row["episodes"]) for row in last)
-    theirs = {
-        game: np.mean([float(row["length"]) for row in rows("ppo_published.csv") if row["game"] == game])
-        for game in GAMES
-    }
+    ours = {game: episode_length(SUITE, f"procgen:{game}") for game in GAMES}
+    theirs = {game: published_length(game) for game in GAMES}
     assert f"ninja lasts {ours['ninja']:.0f} frames, OpenAI's PPO's {theirs['ninja']:.0f}, one of coinrun " in TEXT
     assert f"one of coinrun {ours['coinrun']:.0f} and {theirs['coinrun']:.0f}; they are longer" in TEXT
     longer = sum(ours[game] > theirs[game] for game in GAMES)
@@ -55,14 +60,11 @@ def test_the_discount_on_the_reported_seed_is_as_the_page_says():
     assert games == [game for game in GAMES if game in games]
     normed = []
     for game in games:
-        env, cells = f"procgen:{game}", []
+        env = f"procgen:{game}"
         returns = [last_return_in_training(name, env) for name in (folder, SUITE)]
         returns.append(ppo_return(env, "train", 1e6) or 0.0)
-        for name, value in zip((folder, SUITE), returns, strict=False):
-            last = [row for row in rows(f"{name}/training.csv") if row["env"] == env][-2:]
-            cells.append(f"{value:.2f}, {100_000 / sum(int(row['episodes']) for row in last):.0f}")
-        lengths = [float(row["length"]) for row in rows("ppo_published.csv") if row["game"] == game]
-        cells.append(f"{returns[2]:.2f}, {np.mean(lengths):.0f}")
+        lengths = [*(episode_length(name, env) for name in (folder, SUITE)), published_length(game)]
+        cells = [f"{value:.2f}, {length:.0f}" for value, length in zip(returns, lengths, strict=True)]
         assert f"| {game} | {' | '.join(cells)} |" in PAGE
         normed.append([normalised_return(env, value) for value in returns])
     ours, small, ppo = np.array(normed).T
