@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from compare import Arm
 from procgen_env import GAMES, normalised_return
 from procgen_report import mean_interval, ppo_return
 
@@ -31,6 +32,25 @@ def numbers(row: dict[str, str]) -> dict[str, Any]:
             found[name] = float(text)
         except ValueError:
             found[name] = text
+    return found
+
+
+def results(folder: str) -> dict[Arm, list[dict[str, Any]]]:
+    """The runs of a comparison from its runs.csv and curves.csv, as compare.py had them."""
+
+    def key(row: dict[str, str]) -> tuple[Arm, str]:
+        named: dict[str, Any] = {name: row[name] for name in ("env", "algo", "baseline")}
+        parts, encoder = int(row["minibatches"] or 0) or None, row.get("encoder") or None
+        return Arm(**named, minibatches=parts, encoder=encoder), row["seed"]  # type: ignore[arg-type]
+
+    found: dict[Arm, list[dict[str, Any]]] = {}
+    curves: dict[tuple[Arm, str], dict[str, list[dict[str, Any]]]] = {}
+    for name in ("curve", "training"):
+        for row in rows(f"{folder}/{'curves' if name == 'curve' else name}.csv"):
+            curves.setdefault(key(row), {}).setdefault(name, []).append(numbers(row))
+    for row in rows(f"{folder}/runs.csv"):
+        arm, seed = key(row)
+        found.setdefault(arm, []).append({"summary": numbers(row), **curves[arm, seed], "seed": int(seed)})
     return found
 
 
