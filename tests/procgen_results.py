@@ -12,7 +12,8 @@ from procgen_report import mean_interval, ppo_return
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "results/reference/rl/procgen"
-SUITE = "suite-full-1m"  # what README shows
+SUITE = "suite-64-full-99-1m"  # what README shows
+SMALL_BATCH = "suite-full-1m"  # the same games with 16 minibatches and the paper's discount
 README = (ROOT / "README.md").read_text()
 PAGE = (REFERENCE / "README.md").read_text()
 TEXT = " ".join((README + PAGE).split())
