@@ -19,7 +19,7 @@ def test_two_million_frames_are_as_readme_says():
     runs = [numbers(row) for row in rows(f"{LONGER}/runs.csv")]
     assert {(run["status"], run["steps"], run["eval_episodes"]) for run in runs} == {("ok", 2_015_232, 100)}
     assert [(run["env"], run["seed"]) for run in runs] == [(f"procgen:{game}", k) for game in GAMES for k in range(3)]
-    above = []
+    above, final = [], [""] * 3
     for game in GAMES:
         env = f"procgen:{game}"
         each = in_training(LONGER, game, 2_000_000, 3)
