@@ -1,4 +1,4 @@
-"""Two million frames with three seeds, our PPO beside them, and coinrun further on: the texts against the runs."""
+"""Two million frames with three seeds, our PPO, coinrun further on, and strict steps: the texts against the runs."""
 
 import numpy as np
 
@@ -76,3 +76,23 @@ def test_the_figure_and_the_table_of_two_million_frames_are_those_of_the_runs(tm
     assert procgen_table(found) == (REFERENCE / LONGER / "table.md").read_text()
     procgen_figure(found, tmp_path / "figure")
     assert (tmp_path / "figure.png").stat().st_size > 15_000
+
+
+def test_strict_steps_are_as_readme_says():
+    """One step of the policy per batch beside a single pass in 16 minibatches: same seed, net and discount."""
+    strict, several = (
+        {row["env"]: row for row in map(numbers, rows(f"{folder}/runs.csv")) if row["seed"] == 0}
+        for folder in ("strict", "suite")
+    )
+    assert {(row["status"], row["steps"], row["algo"]) for row in strict.values()} == {("ok", 500_224, "vpg")}
+    for env, row in strict.items():
+        cells = [
+            f"{run['eval_return_mean']:.2f} [{run['eval_return_lo95']:.2f}, {run['eval_return_hi95']:.2f}]"
+            for run in (row, several[env])
+        ]
+        ppo = ppo_return(env, "train", 500_000)
+        assert f"| {env.partition(':')[2]} | {' | '.join(cells)} | {ppo:.2f} |" in TEXT
+    starpilot = [row for row in map(numbers, rows("strict/training.csv")) if row["env"] == "procgen:starpilot"]
+    assert all((row["entropy"] > 2) == (row["frames"] <= 200_000) for row in starpilot)
+    assert "Strict starpilot's entropy falls to 0 after 200,000 frames" in TEXT
+    assert starpilot[-1]["entropy"] < 0.001
