@@ -86,9 +86,17 @@ def episode_length(folder: str, env: str) -> float:
     return 100_000 / sum(row["episodes"] for row in last_windows(folder, env))
 
 
-def published_length(game: str) -> float:
-    """Mean over OpenAI's three runs of PPO, after nearly a million frames."""
-    return float(np.mean([float(row["length"]) for row in rows("ppo_published.csv") if row["game"] == game]))
+def entropies(folder: str) -> dict[str, float]:
+    """Every game's, in nats, over the last 50,000 of a million frames of a suite."""
+    last = [row for row in rows(f"{folder}/training.csv") if row["frames"] == "1000000"]
+    return {row["env"].partition(":")[2]: float(row["entropy"]) for row in last}
+
+
+def published_mean(game: str, what: str) -> float:
+    """Over OpenAI's three runs of PPO, after nearly a million frames; what: entropy or length, a column."""
+    three = [float(row[what]) for row in rows("ppo_published.csv") if row["game"] == game]
+    assert len(three) == 3
+    return float(np.mean(three))
 
 
 def suite_in_training() -> np.ndarray:
