@@ -149,9 +149,9 @@ def test_a_safe_call_is_no_finding(source):
     assert dangerous_calls(source) == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_no_file_can_be_made_to_run_code_from_data(path):
-    assert dangerous_calls(path.read_text(encoding="utf-8")) == []
+def test_no_file_can_be_made_to_run_code_from_data():
+    found = {path.name: dangerous_calls(path.read_text(encoding="utf-8")) for path in FILES}
+    assert {name: calls for name, calls in found.items() if calls} == {}
 
 
 # ---------------------------------------------------------------- other machines
