@@ -144,6 +144,16 @@ def shown(path: Path) -> str:
     return str(path) if relative.startswith("..") else relative
 
 
+def figures(folder: Path, main: str) -> str:
+    """`open results/x/loss.png; also attention.png`: the pictures of a run folder, the `main` one first; "" for none."""
+    found = sorted(path.name for path in folder.iterdir() if path.suffix in (".png", ".gif"))
+    if not found:
+        return ""
+    first = main if main in found else found[0]
+    rest = [name for name in found if name != first]
+    return f"open {shown(folder / first)}" + (f"; also {', '.join(rest)}" if rest else "")
+
+
 class Interrupt:
     """`with Interrupt() as stop:` the first Ctrl-C only sets `stop.asked`, so that a step is finished and saved.
 

@@ -58,8 +58,8 @@ def band(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: An
     axes.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write `path`.png, of 256 colours, and `path`.pdf, each in one step, and close the figure."""
+def save_figure(figure: Figure, path: Path, pdf: bool = True) -> None:
+    """Write `path`.png, of 256 colours, and with `pdf` `path`.pdf, each in one step, and close the figure."""
     figure.draw_without_rendering()  # lays the panels out, once for both files
     figure.set_layout_engine("none")
     memory = io.BytesIO()
@@ -67,6 +67,8 @@ def save_figure(figure: Figure, path: Path) -> None:
     # A third of the bytes, and alike to the eye.
     picture = Image.open(memory).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     atomic_save(path.with_name(path.name + ".png"), lambda file: picture.save(file, "PNG", optimize=True))
-    metadata = {"CreationDate": None}  # the same data, the same file
-    atomic_save(path.with_name(path.name + ".pdf"), lambda file: figure.savefig(file, format="pdf", metadata=metadata))
+    if pdf:
+        metadata = {"CreationDate": None}  # the same data, the same file
+        name = path.with_name(path.name + ".pdf")
+        atomic_save(name, lambda file: figure.savefig(file, format="pdf", metadata=metadata))
     plt.close(figure)

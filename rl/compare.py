@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from common.cli import parse, run_main, shown
+from common.cli import figures, parse, run_main, shown
 from common.device import DeviceName, choose_device, configure_cpu
 from common.errors import BadInput
 from common.pool import Job, Pool
@@ -304,7 +304,7 @@ def main() -> int:
     if failed:
         return 1
     run.finish(runs=len(jobs))
-    print(f"results: {shown(run.folder)}")
+    print(f"results: {shown(run.folder)}\n{figures(run.folder, 'learning_curves.png')}")
     return 0
 
 

@@ -167,6 +167,8 @@ def main() -> int:
     if config.record:
         result["recorded_return"] = record(trained, config.seed, levels, Path(config.record))
     print(json.dumps(result, indent=1))
+    if config.record:
+        print(f"open {shown(Path(config.record))}", file=sys.stderr)
     return 0
 
 

@@ -12,8 +12,11 @@ from common.run import read_metrics
 from published import PUBLISHED
 
 
-def learning_curve(folder: Path, env: str, summary: dict[str, Any]) -> None:
-    """learning_curve.png: what one run reached, and the six numbers that tell a weak method from broken code."""
+def learning_curve(folder: Path, env: str, summary: dict[str, Any] | None) -> None:
+    """learning_curve.png: what one run reached, and the six numbers that tell a weak method from broken code.
+
+    While the run goes on, `summary` is None.
+    """
     rows = read_metrics(folder / "metrics.csv")
     step = rows["step"]
     with style():
@@ -32,11 +35,12 @@ def learning_curve(folder: Path, env: str, summary: dict[str, Any]) -> None:
             marks.append(("eval_return_test", "s", PALETTE[2], "evaluation, all levels"))
         for name, mark, color, label in marks if tested.any() else []:
             axes[0].plot(step[tested], rows[name][tested], mark, ms=3, color=color, label=label)
-        for name, color, label in ends:
+        for name, color, label in ends if summary else []:
+            assert summary is not None
             middle, low, high = (summary[f"{name}_{part}"] for part in ("mean", "lo95", "hi95"))
             error = [[max(0.0, middle - low)], [max(0.0, high - middle)]]
             axes[0].errorbar(step[-1:], [middle], error, fmt="D", ms=4, color=color, label=label)
-        axes[0].set(title=env, ylabel="return of an episode")
+        axes[0].set(title=env if summary else f"{env}, so far", ylabel="return of an episode")
         axes[0].legend(loc="best")
         axes[1].set(title="length", ylabel="steps per episode")
         panels = [
@@ -65,7 +69,7 @@ def learning_curve(folder: Path, env: str, summary: dict[str, Any]) -> None:
         for axis in axes:
             axis.set_xlabel("environment steps")
             axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
-        save_figure(figure, folder / "learning_curve")
+        save_figure(figure, folder / "learning_curve", pdf=summary is not None)
 
 
 def missing(axis: Axes, why: str) -> None:

@@ -34,9 +34,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.cli import Interrupt, parse, run_main, shown
+from common.cli import Interrupt, figures, parse, run_main, shown
 from common.device import choose_device, compute_dtype, configure_cpu, keep_freed_memory
 from common.errors import BadInput
+from common.live import LiveFigure
 from common.run import Run, available_cores, results_folder, short_hash, source_hash
 from envs import Streams, make_streams
 from gradients import fit_values
@@ -210,6 +211,7 @@ def train(run: Run, trainer: Trainer, quiet: bool = False) -> bool:
     split = is_procgen(config.env)  # levels of training and of test
     show = {"unit": "step", "unit_scale": True, "disable": quiet}
     stop = Interrupt()
+    figure = LiveFigure(run.folder / "learning_curve.png", lambda: draw_so_far(run, config.env))
     # A worker of compare.py is deaf to Ctrl-C: its parent hears it and ends it.
     with contextlib.nullcontext() if quiet else stop, tqdm(total=total, initial=trainer.step, **show) as bar:
         while trainer.step < total:
@@ -234,11 +236,21 @@ def train(run: Run, trainer: Trainer, quiet: bool = False) -> bool:
             run.log(**row)
             shown_return = row["eval_return"] if math.isfinite(row["eval_return"]) else row["episode_return"]
             bar.set_postfix_str(f"return {shown_return:.1f}", refresh=False)
+            if not quiet and trainer.step < total:
+                figure.update()
             if stop.asked or time.perf_counter() - saved > SAVE_SECONDS or trainer.step >= total:
                 run.save(trainer.step, {**trainer.state(), "arguments": asdict(config)})
                 saved = time.perf_counter()
                 stop.leave_if_asked()
     return False
+
+
+def draw_so_far(run: Run, env: str) -> bool:
+    """learning_curve.png of a run that still goes on."""
+    import rlplots  # here, as below: what ends earlier needs no figures
+
+    rlplots.learning_curve(run.folder, env, None)
+    return True
 
 
 def final_numbers(trainer: Trainer) -> dict[str, Any]:
@@ -347,7 +359,7 @@ def run_config(given: Config, quiet: bool = False) -> tuple[dict[str, Any], Path
         "n_params": n_params,
     }
     if not diverged:
-        import rlplots  # here: what ends earlier needs no figures
+        import rlplots
 
         rlplots.learning_curve(run.folder, config.env, summary)
     run.finish(**summary)
@@ -360,6 +372,8 @@ def main() -> int:
     given = parse(Config, PRESETS, description=__doc__ or "")
     summary, folder = run_config(given)
     print(f"{headline(resolve(given), summary)}\n{summary['train_seconds']:.1f} s of training; {shown(folder)}")
+    if pictures := figures(folder, "learning_curve.png"):
+        print(pictures)
     return 0 if summary["status"] == "ok" else 1
 
 

@@ -14,7 +14,6 @@ Three one-line changes to try (what they gave on the reference runs):
 
 import csv
 import math
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from common.cli import parse, run_main
+from common.cli import figures, parse, run_main, shown
 from common.errors import BadInput
 from common.run import check_name, latest_run, results_folder, write_json, write_text
 from lawreport import formulae, reference_flops, to_json
@@ -225,6 +224,32 @@ def _error_rate(cells: Cells, lines: list[IsoFlop], rng: np.random.Generator) ->
     return fit_power_law(cells.flops[best], cells.log_error[best], noise, 1e-3)
 
 
+# ---------------------------------------------------------------- a sweep that still runs
+
+
+def preview(rows: list[dict[str, Any]], budgets: list[float], n_runs: int, folder: Path, dataset: str) -> bool:
+    """optimum.png in `folder` from the `rows` so far of a sweep of `n_runs`: no law and no interval yet.
+
+    `budgets` (FLOP) are those whose cells have all been run. False, and no figure, where fewer than two have a minimum.
+    """
+    from lawplots import draw_preview
+
+    ok = [row for row in rows if row["status"] == "ok"]
+    n, d, loss, flops = (np.array([row[key] for row in ok]) for key in ("n_params", "n_samples", "test_loss", "flops"))
+    cells, _ = make_cells(Runs(n, d, loss, flops, np.full(len(ok), math.nan)), CHANCE_LOSS)
+    exact = np.zeros((1, len(cells.log_loss)))
+    lines = []
+    for group in isoflop_groups(cells):
+        flops = float(np.exp(np.log(cells.flops[group]).mean()))
+        if any(abs(math.log(flops / budget)) < 0.02 for budget in budgets):
+            line = fit_isoflop(cells, group, exact)
+            lines += [line] if isinstance(line, IsoFlop) else []
+    if len(lines) < 2:
+        return False
+    draw_preview(cells, lines, folder, f"{title_of(dataset)}: {len(ok)} of {n_runs} runs so far; no intervals yet")
+    return True
+
+
 # ---------------------------------------------------------------- the script
 
 
@@ -277,7 +302,7 @@ def main() -> int:
     else:
         folder = source.parent
     write_analysis(analyse(table, config.delta, chance), folder, title)
-    print(f"written: {os.path.relpath(folder)}")
+    print(f"written: {shown(folder)}\n{figures(folder, 'optimum.png')}")
     return 0
 
 

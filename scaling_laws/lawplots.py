@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from common.plots import PALETTE, band, new_figure, save_figure, sequence, style
-from laws import PowerLaw, envelope, loss_law, optimum
-from powersum import predict_log
+from laws import Cells, IsoFlop, PowerLaw, envelope, loss_law, optimum
+from powersum import Array, predict_log
 
 if TYPE_CHECKING:
     from fit import Analysis
@@ -73,7 +73,7 @@ def finish(figure: Figure, title: str, result: "Analysis", note: str = "") -> Fi
 def draw_optimum(result: "Analysis", fits: dict[str, Any], title: str) -> Figure:
     """The headline: IsoFLOP lines, and the optimal parameters and samples by each approach."""
     figure, axes = new_figure(3)
-    _isoflop_panel(axes[0], result)
+    _isoflop_panel(axes[0], result.cells, result.lines, result.noise)
     flops = np.geomspace(result.cells.flops.min(), result.cells.flops.max(), 60)
     for panel, key, symbol, unit in ((axes[1], "N", "N", "parameters"), (axes[2], "D", "D", "training samples")):
         column = "ND".index(key)
@@ -119,15 +119,41 @@ def draw_optimum(result: "Analysis", fits: dict[str, Any], title: str) -> Figure
     return finish(figure, title, result)
 
 
-def _isoflop_panel(axes: Axes, result: "Analysis") -> None:
-    cells = result.cells
-    if not result.lines:
+def draw_preview(cells: Cells, lines: list[IsoFlop], folder: Path, title: str) -> None:
+    """optimum.png of a sweep that still runs: the lines that are complete, and their minima, without intervals."""
+    with style():
+        figure, axes = new_figure(3)
+        _isoflop_panel(axes[0], cells, lines)
+        in_lines = np.isin(np.arange(len(cells.log_loss)), np.concatenate([line.rows for line in lines]))
+        axes[0].plot(cells.n_params[~in_lines], np.exp(cells.log_loss[~in_lines]), ".", ms=3, color="0.7", zorder=0)
+        flops = np.array([line.flops for line in lines])
+        optima = (
+            ("N", "a", "parameters", [line.log_n for line in lines]),
+            ("D", "b", "training samples", [line.log_d for line in lines]),
+        )
+        for panel, (symbol, exponent, unit, logs) in zip(axes[1:], optima, strict=True):
+            slope, intercept = np.polyfit(np.log(flops), logs, 1)
+            panel.plot(flops, np.exp(logs), "o", color=ORANGE)
+            label = f"IsoFLOP so far: {exponent} = {slope:.2f}"
+            panel.plot(flops, np.exp(intercept) * flops**slope, "--", color=ORANGE, label=label)
+            panel.set(xscale="log", yscale="log", xlabel="compute C, FLOP", ylabel=f"optimal {symbol}, {unit}")
+            panel.set_title(f"Optimal {unit}")
+            panel.legend(loc="upper left")
+            headroom(panel, 0.35)
+            plain_log_axis(panel, "y")
+        figure.suptitle(title, fontsize=10)
+        save_figure(figure, folder / "optimum", pdf=False)
+
+
+def _isoflop_panel(axes: Axes, cells: Cells, lines: list[IsoFlop], noise: Array | None = None) -> None:
+    """The lines with their parabolas; `noise` (draws, cells) of log loss gives the bars."""
+    if not lines:
         axes.set_axis_off()
         axes.text(0.5, 0.5, "no IsoFLOP budget with a\nminimum inside its sizes", ha="center", va="center")
         return
-    for line, color in zip(result.lines, sequence(len(result.lines)), strict=True):
+    for line, color in zip(lines, sequence(len(lines)), strict=True):
         n, loss = cells.n_params[line.rows], np.exp(cells.log_loss[line.rows])
-        spread = np.percentile(result.noise[:, line.rows], [2.5, 97.5], axis=0)
+        spread = np.zeros((2, 1)) if noise is None else np.percentile(noise[:, line.rows], [2.5, 97.5], axis=0)
         bars(axes, n, loss, *(loss * np.exp(spread)), color=color)
         x = np.linspace(np.log(n[line.window[0]]), np.log(n[line.window[-1]]), 50)
         axes.plot(np.exp(x), np.exp(np.polyval(line.coefficients, x)), color=color, label=f"{line.flops / 1e9:,.0f}")

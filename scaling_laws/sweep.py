@@ -16,21 +16,26 @@ Three one-line changes to try (what --preset quick gave, 58 runs each):
 
 import os
 
+from common.clock import STARTED
+
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 import math
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from tqdm import tqdm
 
-from common.cli import parse, run_main, shown
+from common.cli import figures, parse, run_main, shown
 from common.data import Mnist, data_root, load_mnist
 from common.device import DeviceName, choose_device
 from common.errors import BadInput
+from common.live import LiveFigure
 from common.pool import Job, Pool
 from common.run import Run, available_cores, check_name, results_folder, short_hash, source_hash, write_csv
 from convnet import macs_per_image, training_flops
@@ -289,49 +294,74 @@ class Sweep:
             if end.error:
                 raise BadInput(f"the transformed copies could not be made: {end.error}")
 
-    def run(self, jobs: list[Job], seconds: list[float], label: str) -> list[dict[str, Any]]:
-        """Run the jobs, longest first, so that the workers end together; the rows of those that succeeded."""
-        cost = {job.key: expected for job, expected in zip(jobs, seconds, strict=True)}
-        jobs = sorted(jobs, key=lambda job: -cost[job.key])
-        rows: list[dict[str, Any]] = []
+    def run(self, jobs: list[Job], cost: dict[str, float], label: str) -> Iterator[tuple[Job, list[dict[str, Any]]]]:
+        """Run the jobs in their order; each as it ends, with its rows (none where it failed).
+
+        `cost` is the expected seconds of each by key.
+        """
         layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-        with tqdm(total=sum(seconds), desc=label, bar_format=layout, smoothing=0.05) as bar:
+        with tqdm(total=sum(cost[job.key] for job in jobs), desc=label, bar_format=layout, smoothing=0.05) as bar:
             for end in self.pool.map(jobs, self.cells):
                 bar.update(min(cost[end.job.key], bar.total - bar.n))
                 if end.result is None:
                     self.failed.append(f"{end.job.key}: {end.error}")
+                    yield end.job, []
                     continue
                 (self.cells / f"{end.job.key}.pt").unlink(missing_ok=True)
-                rows += end.result["rows"]
+                rows = end.result["rows"]
                 row = rows[-1]
                 loss = row.get("test_loss") or row.get("tune_loss")
                 told = f"loss {loss:.4f}" if loss else "diverged"
                 bar.set_postfix_str(f"width {row['width']}, {row['n_samples']:,} samples, {told}", refresh=False)
-        return rows
+                yield end.job, rows
 
     def tune(self, points: list[tuple[Cell, float]], seeds: list[int]) -> list[dict[str, Any]]:
         """Rows of the learning-rate search or check: all on the tuning set, none on the test set."""
-        jobs, seconds = [], []
+        jobs, cost = [], {}
         for cell, lr in points:
             added = self.jobs(cell, lr, seeds, "tune")
             jobs += added
-            seconds += [self.seconds(cell, seeds) / len(added)] * len(added)
-        rows = self.run(jobs, seconds, "learning rate")
+            cost |= dict.fromkeys((job.key for job in added), self.seconds(cell, seeds) / len(added))
+        jobs.sort(key=lambda job: -cost[job.key])  # the longest first: the workers end together
+        rows = [row for _, new in self.run(jobs, cost, "learning rate") for row in new]
         return sorted(rows, key=lambda row: (row["width"], row["n_samples"], row["seed"], row["lr"]))
 
-    def train(self, cells: list[Cell], rule: tuple[float, float, float] | None) -> list[dict[str, Any]]:
-        """Train all cells; their rows, IsoFLOP lines first, in order of compute."""
-        jobs, seconds = [], []
+    def train(
+        self,
+        cells: list[Cell],
+        rule: tuple[float, float, float] | None,
+        draw: Callable[[list[dict[str, Any]], list[float]], bool],
+    ) -> list[dict[str, Any]]:
+        """Train all cells, the smallest budget first; their rows, IsoFLOP lines first, in order of compute.
+
+        `draw(rows, budgets)` draws the rows so far and the lines of the budgets (FLOP) whose cells have all been run.
+        """
+        jobs, cost, budget_of = [], {}, {}
         for cell in cells:
             added = self.jobs(cell, learning_rate(cell.width, cell.n_samples, *(rule or ())), self.seeds)
             jobs += added
-            seconds += [self.seconds(cell, self.seeds) / len(added)] * len(added)
+            for job in added:
+                cost[job.key], budget_of[job.key] = self.seconds(cell, self.seeds) / len(added), cell.budget
+        # Within a budget the longest first; the short runs of rows and columns, whose budget is infinite, fill the end.
+        jobs.sort(key=lambda job: (budget_of[job.key], -cost[job.key]))
+        left = Counter(budget_of.values())
+        rows: list[dict[str, Any]] = []
+
+        def draw_so_far() -> bool:
+            ended = [budget for budget, jobs_left in left.items() if not jobs_left]
+            return len(ended) >= 2 and draw(rows, ended)
+
+        figure = LiveFigure(self.folder / "optimum.png", draw_so_far, share=0.05, after=0.0)
+        for job, new in self.run(jobs, cost, "sweep"):
+            left[budget_of[job.key]] -= 1
+            rows += new
+            figure.update()
         budgets = {(cell.width, cell.n_samples): cell.budget for cell in cells}
 
         def place(row: dict[str, Any]) -> tuple:
             return budgets[row["width"], row["n_samples"]], row["arm"], row["width"], row["n_samples"], row["seed"]
 
-        return sorted(self.run(jobs, seconds, "sweep"), key=place)
+        return sorted(rows, key=place)
 
 
 # ---------------------------------------------------------------- what the user reads
@@ -395,7 +425,7 @@ def report(rows: list[dict[str, Any]], folder: Path, single: bool) -> None:
         size = f"width {row['width']} ({row['n_params']:,} parameters), {row['n_samples']:,} samples, {row['flops']:.2e} FLOP"
         print(f"{size}: test loss {row['test_loss'] or math.nan:.4f} nats, accuracy {row['test_accuracy']:.4f} (n = 1)")
         return
-    import fit  # here, because the workers import this file too and need no figures
+    import fit  # here, as below, because the workers import this file too and need no figures
 
     try:
         fit.analyse_sweep(folder)
@@ -403,9 +433,15 @@ def report(rows: list[dict[str, Any]], folder: Path, single: bool) -> None:
         print(f"no laws from these runs: {error}")
 
 
+def draw_preview(sweep: Sweep, n_runs: int, dataset: str, rows: list[dict[str, Any]], budgets: list[float]) -> bool:
+    """optimum.png from the rows so far of a sweep of `n_runs`; False where there is too little to see yet."""
+    import fit
+
+    return fit.preview(rows, budgets, n_runs, sweep.folder, dataset)
+
+
 def main() -> int:
     """Plan, copies, learning rate, runs, laws."""
-    started = time.perf_counter()
     config = parse(Config, PRESETS, description=__doc__ or "")
     check(config)
     cells = grid(config)
@@ -441,10 +477,13 @@ def main() -> int:
                 print(f"rule: lr = {rule[0]:.5f} (8 / width)^{rule[1]:.3f} (20,000 / n_samples)^{rule[2]:.3f}")
             if config.tuning == "only" or (config.tuning == "full" and sweep.failed):
                 return end(run, sweep, lr_rule=rule)
-        rows = [{**row, "dataset": mnist.name} for row in sweep.train(cells, rule)]
+        draw = partial(draw_preview, sweep, len(cells) * len(sweep.seeds), mnist.name)
+        rows = [{**row, "dataset": mnist.name} for row in sweep.train(cells, rule, draw)]
     if rows:
         report(rows, run.folder, single=config.width is not None)
-    print(f"{len(rows)} runs, {time.perf_counter() - started:.0f} s in all; {shown(run.folder)}")
+    print(f"{len(rows)} runs, {time.perf_counter() - STARTED:.0f} s in all; {shown(run.folder)}")
+    if pictures := figures(run.folder, "optimum.png"):
+        print(pictures)
     return end(run, sweep, runs=len(rows), diverged=sum(row["status"] != "ok" for row in rows))
 
 

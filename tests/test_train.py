@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ import train
 import training
 from common.cli import parse, run_main
 from common.errors import BadInput
+from common.live import LiveFigure
 from common.run import save_checkpoint
 from decoder import MODERN
 from device_guard import no_float64
@@ -537,6 +539,24 @@ def test_what_changes_the_numbers_changes_the_folder(plain, monkeypatch):
     for count, other in enumerate(others, 2):
         assert inline(monkeypatch, *short, *other) == 0
         assert len(list(RUNS.iterdir())) == count
+
+
+@pytest.mark.parametrize("arguments", [TINY, ("--task", "ascending", *INTEGERS)], ids=["text", "integers"])
+def test_the_loss_is_drawn_on_the_way_and_changes_no_number(place, monkeypatch, arguments):
+    names = {}
+    for name in ("text_figure", "integer_figure"):
+        monkeypatch.setattr(lmplots, name, lambda *what: names.setdefault(run, []).append(what[1] is None))
+    monkeypatch.setattr(lmplots, "attention_figure", lambda *_: None)
+    monkeypatch.setattr(training, "anchors", lambda *_: CHEAP_ANCHORS)
+    for run, after in (("a", math.inf), ("b", 0.0)):
+        monkeypatch.setattr(train, "LiveFigure", partial(LiveFigure, share=1e9, after=after))
+        assert inline(monkeypatch, *arguments, "--name", run) == 0
+    rows = len(metrics_of("b"))
+    assert names == {
+        "a": [False],
+        "b": [True] * (rows - 3) + [False],
+    }  # not of one row or two, and the last is the end's
+    assert metrics_of("a") == metrics_of("b")
 
 
 def test_another_configuration_under_the_same_name_is_refused(plain, monkeypatch, capsys):

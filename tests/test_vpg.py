@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import evaluate
 import rlplots
 import updates
 import vpg
+from common.live import LiveFigure
 from common.run import read_metrics
 from device_guard import no_float64
 from gradients import ppo_loss
@@ -32,8 +34,9 @@ TIMES = {"train_seconds", "total_seconds", "steps_per_second", "seconds"}
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A working folder; figures are drawn by the tests that look at them."""
+    """A working folder, where runs take one thread; figures are drawn by the tests that look at them."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(vpg, "available_cores", lambda: 1)  # two wait for each other long where another process is busy
     monkeypatch.setattr(rlplots, "learning_curve", lambda *_: None)
     threads = torch.get_num_threads()
     yield tmp_path
@@ -79,6 +82,20 @@ def test_a_run_writes_what_the_interface_promises(place, monkeypatch, capsys):
     assert (metrics["entropy"] <= math.log(2) + 1e-6).all()
     assert inline(monkeypatch, *TINY, "--name", "a") == 0
     assert "already done" in capsys.readouterr().out
+
+
+def test_the_curve_is_drawn_on_the_way_and_changes_no_number(place, monkeypatch, capsys):
+    drawn: list[bool] = []
+    monkeypatch.setattr(rlplots, "learning_curve", lambda *what: drawn.append(what[-1] is None))
+    assert inline(monkeypatch, *TINY, "--name", "a") == 0
+    assert drawn == [False]  # at the end only: it took no ten seconds
+    monkeypatch.setattr(vpg, "LiveFigure", partial(LiveFigure, share=1e9, after=0.0))
+    assert inline(monkeypatch, *TINY, "--name", "b") == 0
+    assert drawn[1:] == [True] * (summary("b")["updates"] - 1) + [False]
+    assert rows("a") == rows("b")
+    monkeypatch.undo()
+    rlplots.learning_curve(place / RUNS / "a", "CartPole-v1", None)
+    assert (place / RUNS / "a" / "learning_curve.png").stat().st_size > 5_000
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(place, monkeypatch):
@@ -144,22 +161,9 @@ def test_images_and_a_users_own_environment_are_learnt(place, monkeypatch):
     )
     sys.modules["test_vpg_pictures"] = sys.modules[__name__]
     monkeypatch.syspath_prepend(str(place))
-    arguments = ("--env", "my_pictures:Pic-v0", "--total-steps", "8192", "--num-envs", "8", "--horizon", "16")
-    more = (
-        "--gamma",
-        "0",
-        "--lr",
-        "0.002",
-        "--value-epochs",
-        "1",
-        "--device",
-        "cpu",
-        "--final-episodes",
-        "8",
-        "--eval-every",
-        "0",
-    )
-    assert inline(monkeypatch, *arguments, *more, "--name", "a") == 0
+    learning = "--total-steps 4096 --num-envs 8 --horizon 8 --gamma 0 --lr 0.002 --value-epochs 1 --device cpu"
+    arguments = ("--env", "my_pictures:Pic-v0", *learning.split(), "--final-episodes", "8", "--eval-every", "0")
+    assert inline(monkeypatch, *arguments, "--name", "a") == 0
     assert summary("a")["eval_return_greedy_mean"] > 18  # of 20; 10 by chance
 
 

@@ -25,10 +25,19 @@ NAMES = {
 
 
 def text_figure(
-    metrics: Metrics, by_position: np.ndarray, numbers: dict[str, Any], task: str, path: Path, what: str = "validation"
+    metrics: Metrics,
+    by_position: np.ndarray | None,
+    numbers: dict[str, Any],
+    task: str,
+    path: Path,
+    what: str = "validation",
 ) -> None:
-    """Loss of a text run against tokens and minutes, with the anchors as lines, and against the place in the window."""
+    """Loss of a text run against tokens and minutes, with the anchors as lines, and against the place in the window.
+
+    While the run goes on, `by_position` is None and `numbers` has the anchors, val_tokens and val_characters only.
+    """
     per_token = numbers["val_characters"] / numbers["val_tokens"]  # anchors are per character, the curves per token
+    final, latest = numbers.get("val_loss"), metrics["val_loss"][-1]
     anchors = [(f"{numbers['ngram_order']}-gram (Witten-Bell)", numbers["ngram_nats_per_char"], PALETTE[1], "--")]
     anchors.append(("xz", numbers["xz_nats_per_char"], PALETTE[2], ":"))
     if numbers["ppmd_nats_per_char"] is not None:
@@ -42,20 +51,31 @@ def text_figure(
         ):
             ax.plot(metrics[key], metrics["train_loss"], color="0.65", label="training, since the last point")
             ax.plot(metrics[key], metrics["val_loss"], color=PALETTE[0], marker=".", label=f"{what}, a part of it")
-            ax.plot(metrics[key][-1], numbers["val_loss"], "*", ms=11, color=PALETTE[0], label=f"{what}, whole text")
+            if final is not None:
+                ax.plot(metrics[key][-1], final, "*", ms=11, color=PALETTE[0], label=f"{what}, whole text")
             for name, nats, color, line in anchors:
                 ax.axhline(nats * per_token, color=color, ls=line, label=name)
-            top = max(0.1, 1.6 * numbers["val_loss"], 1.15 * max(nats for _, nats, *_ in anchors) * per_token)
+            top = max(0.1, 1.6 * (final or latest), 1.15 * max(nats for _, nats, *_ in anchors) * per_token)
             low = min(
                 metrics["train_loss"].min(), metrics["val_loss"].min(), *(nats * per_token for _, nats, *_ in anchors)
             )
             ax.set(xlabel=label, ylabel=f"loss ({unit})", ylim=(0.94 * low, top))
         axes[0].set_xscale("log")
-        axes[0].set_title(f"{NAMES[task]}: {numbers['val_loss']:.3f} {unit}")
+        told = f"{latest:.3f} so far" if final is None else f"{final:.3f} {unit}"
+        axes[0].set_title(f"{NAMES[task]}: {told}")
         axes[1].set_title("the same, by the clock")
         axes[1].legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none")
-        _against_position(axes[2], by_position, anchors, per_token, what, unit)
-        save_figure(figure, path)
+        if by_position is None:
+            empty(axes[2], "loss by position:\nmeasured at the end")
+        else:
+            _against_position(axes[2], by_position, anchors, per_token, what, unit)
+        save_figure(figure, path, pdf=final is not None)
+
+
+def empty(ax: Axes, why: str) -> None:
+    """Say in an empty panel why it is empty."""
+    ax.set_axis_off()
+    ax.text(0.5, 0.5, why, ha="center", va="center", transform=ax.transAxes)
 
 
 def _against_position(
@@ -75,8 +95,11 @@ def _against_position(
     ax.legend(loc="upper right")
 
 
-def integer_figure(metrics: Metrics, by_position: np.ndarray, task: IntegerTask, path: Path) -> None:
-    """Loss against tokens with the exact floor, its two halves over time, and the loss of each position."""
+def integer_figure(metrics: Metrics, by_position: np.ndarray | None, task: IntegerTask, path: Path) -> None:
+    """Loss against tokens with the exact floor, its two halves over time, and the loss of each position.
+
+    While the run goes on, `by_position` is None.
+    """
     with style():
         figure, axes = new_figure(3, width=3.7)
         axes[0].plot(metrics["tokens"], metrics["train_loss"], color="0.65", label="training")
@@ -94,16 +117,21 @@ def integer_figure(metrics: Metrics, by_position: np.ndarray, task: IntegerTask,
         axes[1].set(xlabel="minutes since the command began", ylabel="loss (nats per token)", yscale="log")
         axes[1].set_title(f"{task.second_half}: accuracy {100 * metrics['accuracy'][-1]:.2f}%")
         axes[1].legend()
-        place = np.arange(1, len(by_position) + 1)
-        axes[2].plot(
-            place, by_position, color=PALETTE[0], marker=".", ls="", label=f"model, {SEQUENCES:,} fresh sequences"
-        )
-        axes[2].step(place, task.floors, where="mid", color="black", lw=1.0, label="exact floor")
-        axes[2].set(xlabel="position of the predicted token", ylabel="loss (nats per token)", title="loss by position")
-        top = max(0.1, by_position.max(), task.floors.max())  # a loss of 1e-8 is to look like 0
-        axes[2].set_ylim(-0.05 * top, 1.35 * top)  # and the legend has room above the points
-        axes[2].legend(loc="upper right")
-        save_figure(figure, path)
+        if by_position is None:
+            empty(axes[2], "loss by position:\nmeasured at the end")
+        else:
+            _integers_by_position(axes[2], by_position, task)
+        save_figure(figure, path, pdf=by_position is not None)
+
+
+def _integers_by_position(ax: Axes, by_position: np.ndarray, task: IntegerTask) -> None:
+    place = np.arange(1, len(by_position) + 1)
+    ax.plot(place, by_position, color=PALETTE[0], marker=".", ls="", label=f"model, {SEQUENCES:,} fresh sequences")
+    ax.step(place, task.floors, where="mid", color="black", lw=1.0, label="exact floor")
+    ax.set(xlabel="position of the predicted token", ylabel="loss (nats per token)", title="loss by position")
+    top = max(0.1, by_position.max(), task.floors.max())  # a loss of 1e-8 is to look like 0
+    ax.set_ylim(-0.05 * top, 1.35 * top)  # and the legend has room above the points
+    ax.legend(loc="upper right")
 
 
 def noise_figure(metrics: Metrics, context: int, path: Path) -> None:

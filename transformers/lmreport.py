@@ -87,9 +87,30 @@ def anchor_words(anchors: dict[str, Any]) -> str:
     return words if ppmd is None else f"{words}, PPMd {ppmd:.3f}"
 
 
+def draw_so_far(run: Run, training: Training, text: Text | None, to_beat: dict[str, Any]) -> bool:
+    """loss.png of a run that still goes on; False before its third row."""
+    import lmplots  # here, as below: what ends earlier needs no figures
+
+    metrics = read_metrics(run.folder / "metrics.csv")
+    if len(metrics["step"]) < 3:
+        return False
+    if text is None:
+        assert isinstance(training.task, IntegerTask)
+        lmplots.integer_figure(metrics, None, training.task, run.folder / "loss")
+    else:
+        numbers = {**to_beat, "val_tokens": len(text.validation) - 1, "val_characters": text.characters}
+        lmplots.text_figure(metrics, None, numbers, training.config.task, run.folder / "loss", measured_on(training))
+    return True
+
+
+def measured_on(training: Training) -> str:
+    """Which text the losses are of."""
+    return "development" if training.config.development else "validation"
+
+
 def report(run: Run, training: Training, text: Text | None, to_beat: dict[str, Any]) -> dict[str, Any]:
     """Final evaluation, sample and figures; the summary's numbers."""
-    import lmplots  # here: what ends earlier needs no figures
+    import lmplots
 
     metrics = read_metrics(run.folder / "metrics.csv")
     noise: dict[str, Any] = {}
@@ -105,7 +126,7 @@ def report(run: Run, training: Training, text: Text | None, to_beat: dict[str, A
     else:
         numbers, by_position, sample = text_summary(training, text, to_beat)
         write_text(run.folder / "sample.txt", sample)
-        what = "development" if training.config.development else "validation"
+        what = measured_on(training)
         lmplots.text_figure(metrics, by_position, numbers, training.config.task, run.folder / "loss", what)
         print(f"\n{sample.strip()}\n")
         print(

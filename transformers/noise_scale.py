@@ -29,7 +29,7 @@ import torch
 from tqdm import tqdm
 
 from batch_sweep import Arm, OptimizerName, tune_cell
-from common.cli import parse, run_main, shown
+from common.cli import figures, parse, run_main, shown
 from common.data import data_root
 from common.device import DeviceName, choose_device, configure_cpu
 from common.errors import BadInput
@@ -352,7 +352,7 @@ def ended(run: Run, judged: list[dict[str, Any]]) -> int:
     """Says what became of every prediction, and where it is written down."""
     for row in judged:
         print(told(row))
-    print(f"results: {shown(run.folder)}")
+    print(f"results: {shown(run.folder)}\n{figures(run.folder, 'noise_scale.png')}")
     return 0
 
 

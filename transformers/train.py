@@ -32,10 +32,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.cli import Interrupt, parse, run_main, shown
+from common.cli import Interrupt, figures, parse, run_main, shown
 from common.data import sha256_of
 from common.device import DeviceName, choose_device, compute_dtype, configure_cpu, keep_freed_memory, synchronize
 from common.errors import BadInput
+from common.live import LiveFigure
 from common.run import (
     Run,
     available_cores,
@@ -49,7 +50,7 @@ from common.run import (
 )
 from decoder import MODERN
 from evaluation import SEQUENCES, checkpoint_state, score_integers, window_losses
-from lmreport import anchor_words, headline, report
+from lmreport import anchor_words, draw_so_far, headline, report
 from tasks import INTEGER_TASKS, IntegerTask
 from training import FLAT, Text, Training, calibrate, load_text
 
@@ -353,7 +354,7 @@ class Progress:
     diverged: bool
 
 
-def train(run: Run, training: Training, plan: Plan, dtype: torch.dtype) -> Progress:
+def train(run: Run, training: Training, plan: Plan, dtype: torch.dtype, figure: LiveFigure) -> Progress:
     """All steps that are not yet done. A loss that is not finite, or worse than guessing at the end, is a divergence."""
     state = run.resume()
     done, spent, before, total = 0, 0.0, 0.0, torch.zeros((), device=training.device)
@@ -407,6 +408,8 @@ def train(run: Run, training: Training, plan: Plan, dtype: torch.dtype) -> Progr
                 )
                 bar.set_postfix_str(f"train {loss:.3f}, validation {columns['val_loss']:.3f}", refresh=False)
                 total, since = torch.zeros_like(total), done
+                if done < steps:
+                    figure.update()
             if stop.asked or time.perf_counter() - saved > SAVE_SECONDS or done == steps:
                 if math.isfinite(float(total)):  # else the last good checkpoint stays
                     save(done)
@@ -448,6 +451,7 @@ def main() -> int:
     run = open_run(config, given, text, device, dtype)
     if run.summary:
         print(f"already done: {headline(config, run.summary)}\nresults: {shown(run.folder)}")
+        print(figures(run.folder, "loss.png"))
         return 0 if run.summary["status"] == "ok" else 1
     to_beat: dict[str, Any] = {}
     if text:
@@ -466,7 +470,8 @@ def main() -> int:
     print(f"plan: {n_params:,} parameters, {about}{plan.steps:,} steps, {tokens:,} tokens{epochs}")
     print(f"results: {shown(run.folder)}")
     try:
-        progress = train(run, training, plan, dtype)
+        figure = LiveFigure(run.folder / "loss.png", lambda: draw_so_far(run, training, text, to_beat))
+        progress = train(run, training, plan, dtype, figure)
         numbers = {} if progress.diverged else report(run, training, text, to_beat)
     except Exception:
         run.fail(traceback.format_exc())
@@ -484,6 +489,8 @@ def main() -> int:
     }
     run.finish(**summary)
     print(f"{headline(config, summary)}\n{summary['total_seconds']:.0f} s in all; {shown(run.folder)}")
+    if pictures := figures(run.folder, "loss.png"):
+        print(pictures)
     return 1 if progress.diverged else 0
 
 
