@@ -18,7 +18,8 @@ import numpy as np
 from filelock import FileLock
 
 from common.errors import BadInput
-from common.run import atomic_save, repository_root
+from common.files import atomic_save
+from common.provenance import repository_root
 
 TIMEOUT_SECONDS = 20
 # The mirrors that torchvision uses; the hash decides, not the host.

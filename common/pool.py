@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,19 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from common.errors import BadInput, is_write_error, write_error_sentence
-from common.run import read_json, remove_stale_temporaries, write_json, write_text
+from common.files import read_json, remove_stale_temporaries, write_json, write_text
 
 POLL_SECONDS = 0.5  # how often a job that another command holds is looked at again
+
+
+class Answer(Enum):
+    """What a worker says of a job."""
+
+    DONE = "it has a result"
+    FAILED = "it raised"
+    DIED = "its process ended"
+    HELD = "another command has claimed it"
+    STOP = "results cannot be stored, or the user has to act: no use in going on"
 
 
 @dataclass(frozen=True)
@@ -78,16 +89,16 @@ class Pool:
                     waiting.remove(due[0])
                     worker.give(due[0], folder)
             for worker in self._ready(POLL_SECONDS):
-                job, (status, value) = worker.take()
-                if status == "held":
+                job, (answer, value) = worker.take()
+                if answer is Answer.HELD:
                     held[job.key] = time.monotonic() + POLL_SECONDS
                     waiting.append(job)
-                elif status == "stop":  # results cannot be stored, or the user has to act: no use in going on
+                elif answer is Answer.STOP:
                     raise BadInput(value)
-                elif status == "done":
+                elif answer is Answer.DONE:
                     yield Finished(job, result=value)
                 else:
-                    if status == "died":
+                    if answer is Answer.DIED:
                         self._workers[self._workers.index(worker)] = self._spawn()
                     yield Finished(job, error=value)
 
@@ -117,7 +128,7 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError):  # it died while idle: take() reports it
             self.connection.send((job, folder))
 
-    def take(self) -> tuple[Job, tuple[str, Any]]:
+    def take(self) -> tuple[Job, tuple[Answer, Any]]:
         job, self.job = self.job, None
         assert job is not None
         try:
@@ -126,7 +137,7 @@ class _Worker:
             self.process.join()
             code = self.process.exitcode
             reason = f"was killed by signal {-code}" if code and code < 0 else f"exited with code {code}"
-            return job, ("died", f"the worker process {reason} (out of memory?)")
+            return job, (Answer.DIED, f"the worker process {reason} (out of memory?)")
 
 
 def _work(connection: Connection, start: Callable[..., None], start_arguments: tuple) -> None:
@@ -143,15 +154,15 @@ def _work(connection: Connection, start: Callable[..., None], start_arguments: t
             connection.send(answer)
 
 
-def _run(job: Job, folder: Path) -> tuple[str, Any]:
+def _run(job: Job, folder: Path) -> tuple[Answer, Any]:
     lock = FileLock(folder / f"{job.key}.lock")
     error_file = folder / f"{job.key}.error.txt"
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        return "held", None
+        return Answer.HELD, None
     except OSError as error:  # a full or read-only disk shows first here
-        return "stop", write_error_sentence(error)
+        return Answer.STOP, write_error_sentence(error)
     try:
         # Ask again under the lock: another command may have finished the job since.
         result = _stored(folder, job.key)
@@ -162,15 +173,15 @@ def _run(job: Job, folder: Path) -> tuple[str, Any]:
         # Safe only now: whoever still waits for the removed file finds the result as soon as it has the lock.
         with contextlib.suppress(OSError):
             Path(lock.lock_file).unlink(missing_ok=True)
-        return "done", result
+        return Answer.DONE, result
     except BadInput as error:
-        return "stop", str(error)
+        return Answer.STOP, str(error)
     except Exception as error:  # the boundary between one run and the sweep: recorded, listed, tried again
         if is_write_error(error) and isinstance(error, OSError):
-            return "stop", write_error_sentence(error)
+            return Answer.STOP, write_error_sentence(error)
         with contextlib.suppress(OSError):
             write_text(error_file, traceback.format_exc())
-        return "failed", f"{type(error).__name__}: {error}".splitlines()[0]
+        return Answer.FAILED, f"{type(error).__name__}: {error}".splitlines()[0]
     finally:
         lock.release()
 

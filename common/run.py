@@ -1,213 +1,35 @@
 """Run folders: `results/<project>/<name>/` with config.json, metrics.csv, summary.json and checkpoint.pt.
 
-Every whole file is written beside its final name and moved there in one step, so that a reader sees the old file or the
-new one and never half of one. `summary.json` is written last: where it stands, the run is done.
+`summary.json` is written last: where it stands, the run is done.
 """
 
 import contextlib
 import csv
 import dataclasses
-import hashlib
-import io
 import json
 import math
-import os
-import platform
-import re
-import shlex
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Mapping
-from importlib import metadata
+import traceback
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from common.errors import BadInput
+from common.files import (
+    load_checkpoint,
+    plain,
+    read_json,
+    remove_stale_temporaries,
+    save_checkpoint,
+    write_json,
+    write_text,
+)
+from common.provenance import command_line, environment, results_folder, short_hash, source_hashes
 
-ROOT = Path(__file__).resolve().parent.parent
-RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
-def repository_root() -> Path:
-    """The folder of the checkout; BadInput where `common` was installed away from it (a non-editable install)."""
-    if not (ROOT / "pyproject.toml").is_file():
-        raise BadInput("the repository is not beside the installed package: install it with `pip install -e .`")
-    return ROOT
-
-
-# ---------------------------------------------------------------- atomic files
-
-
-def atomic_save(path: Path, save: Callable[[IO[bytes]], Any]) -> None:
-    """Call `save(file)` on a temporary file in the folder of `path`, then move it to `path`.
-
-    The bytes are on the disk before the move (fsync), so that not even a power cut leaves a torn file. On any error
-    the temporary file is removed and what stood at `path` stays.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            save(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a failed write does not name its file
-            error.filename = str(path)
-        raise
-
-
-def write_text(path: Path, text: str) -> None:
-    """UTF-8 text in one step."""
-    atomic_save(path, lambda file: file.write(text.encode()))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """JSON in one step; ValueError for nan and infinity, which JSON does not have."""
-    write_text(path, json.dumps(value, indent=1, default=_plain, allow_nan=False) + "\n")
-
-
-def finite(value: Any) -> Any:
-    """With None for what JSON does not have: infinity, and nan. Tuples become lists."""
-    if isinstance(value, dict):
-        return {name: finite(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """All rows at once; the columns are the keys of the rows in order of appearance."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; BadInput where it is missing or damaged."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise BadInput(f"{path} is not readable JSON: delete it and run the command again") from None
-
-
-def remove_stale_temporaries(folder: Path) -> None:
-    """Delete what killed processes left in `folder`: temporary files whose process no longer lives."""
-    for path in folder.glob(".*.tmp"):
-        pid = path.name.split(".")[-2]
-        if pid.isdigit() and not _alive(int(pid)):
-            path.unlink(missing_ok=True)
-
-
-def _alive(pid: int) -> bool:
-    if os.name == "nt":  # there os.kill(pid, 0) would interrupt the process
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
-
-
-# ---------------------------------------------------------------- names
-
-
-def source_hash(*files: str | Path) -> str:
-    """One hash of the text of the files that produce the numbers, so that edited code never returns an old result."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(Path(file).read_bytes())
-    return digest.hexdigest()
-
-
-def short_hash(*parts: Any) -> str:
-    """Eight hexadecimal digits of the JSON of `parts` (configuration values, source hashes)."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_plain).encode()).hexdigest()[:8]
-
-
-def check_name(name: str) -> str:
-    """`name` if it is one plain folder name, else BadInput: a run never leaves its project's results folder."""
-    if not RUN_NAME.fullmatch(name):
-        raise BadInput(f"--name {name!r} must be letters, digits, '.', '_' or '-', and start with a letter or digit")
-    return name
-
-
-def results_folder(results_dir: str | None, project: str) -> Path:
-    """`<results_dir>/<project>`; the default results folder is the repository's, a given one the working directory's."""
-    return (Path(results_dir) if results_dir else repository_root() / "results") / project
-
-
-def latest_run(folder: Path, *markers: str) -> Path:
-    """The newest run folder below `folder` that holds the files `markers`; BadInput where there is none."""
-    found = [path.parent for path in folder.glob(f"*/{markers[0]}")]
-    found = [path for path in found if all((path / marker).exists() for marker in markers)]
-    if not found:
-        raise BadInput(f"no run with a {markers[0]} below {folder}: start one first, or name one")
-    return max(found, key=lambda path: (path / markers[0]).stat().st_mtime)
-
-
-def environment(device: str) -> dict[str, Any]:
-    """What a reader needs to judge a result: versions, commit, processor. No host name and no user's paths."""
-    versions = {"python": platform.python_version()}
-    for package in ("torch", "numpy", "scipy", "gymnasium"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return {
-        "device": device,
-        "versions": versions,
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain")),
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "cores": available_cores(),
-    }
-
-
-def available_cores() -> int:
-    """Cores that this process may run on (`taskset` or a batch system may allow fewer than the machine has)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        run = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return run.stdout.strip() if run.returncode == 0 else None
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-# ---------------------------------------------------------------- one run
+# Settings that change no number.
+NOT_IN_IDENTITY = frozenset({"preset", "device", "results_dir", "data_dir", "name", "from_config", "workers"})
 
 
 class Run:
@@ -217,7 +39,7 @@ class Run:
     With `exclusive` (the default) the folder is locked for the life of this process, so that a second start of the
     same command waits for nobody and trains nothing twice: it ends with one sentence. A sweep, whose processes share
     the work cell by cell, opens its folder with `exclusive=False`. `arguments`, the script's parsed command line, is
-    kept for `--from-config`.
+    kept for `--from-config`. As a context manager it keeps the traceback of a crash and frees the folder at the end.
     """
 
     def __init__(
@@ -232,7 +54,7 @@ class Run:
             except Timeout:
                 raise BadInput(f"{self.folder} is in use by another process") from None
         remove_stale_temporaries(self.folder)
-        self.config = json.loads(json.dumps(dict(config), default=_plain))
+        self.config = json.loads(json.dumps(dict(config), default=plain))
         self._columns: list[str] | None = None
         config_file = self.folder / "config.json"
         new = {"config": self.config, "arguments": arguments, "command": command_line(), **environment(device)}
@@ -243,6 +65,15 @@ class Run:
         if not isinstance(record, dict) or record.get("config") != self.config:
             self._lock.release()
             raise BadInput(f"{self.folder} holds a run of another configuration: choose another --name")
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, BadInput):
+            with contextlib.suppress(OSError):  # it may be the disk that failed
+                self.fail("".join(traceback.format_exception(error)))
+        self.close()
 
     @property
     def summary(self) -> dict[str, Any] | None:
@@ -255,9 +86,9 @@ class Run:
         (self.folder / "error.txt").unlink(missing_ok=True)
         write_json(self.folder / "summary.json", {"status": "ok", **summary})
 
-    def fail(self, traceback: str) -> None:
+    def fail(self, error: str) -> None:
         """Keep the traceback of a crash. No summary is written, so the same command tries again."""
-        write_text(self.folder / "error.txt", traceback)
+        write_text(self.folder / "error.txt", error)
 
     def log(self, **row: float) -> None:
         """Append one row to metrics.csv; the first row fixes the columns, and `step` must be among them."""
@@ -284,74 +115,36 @@ class Run:
         _cut_metrics(self.folder / "metrics.csv", state["step"] if state else -math.inf)
         return state
 
-    def begin_with_shorter(self, length: str) -> int:
-        """Begin a new run where the longest finished one beside it ended whose config has a smaller `length`, else the same.
-
-        That one's last step; 0 where there is none, or this run has a checkpoint. Its checkpoint and metrics are copied, and
-        its config.json as began_with.json. A damaged one is passed over.
-        """
-        if (self.folder / "checkpoint.pt").exists():
-            return 0
-        found: list[tuple[int, Path]] = []
-        for path in self.folder.parent.glob("*/summary.json"):
-            with contextlib.suppress(BadInput, OSError, KeyError, TypeError):
-                other, summary = read_json(path.with_name("config.json"))["config"], read_json(path)
-                same = {**other, length: self.config[length]} == self.config
-                if same and other[length] < self.config[length] and summary["status"] == "ok":
-                    found.append((summary["steps"], path.parent))
-        copies = {"config.json": "began_with.json", "metrics.csv": "metrics.csv", "checkpoint.pt": "checkpoint.pt"}
-        for steps, shorter in sorted(found, reverse=True):
-            with contextlib.suppress(BadInput, OSError):
-                if load_checkpoint(shorter / "checkpoint.pt")["step"] == steps:
-                    read = [(to, (shorter / name).read_bytes()) for name, to in copies.items()]
-                    for to, data in read:  # the checkpoint last: without it, what is here counts as nothing
-                        atomic_save(self.folder / to, lambda file, data=data: file.write(data))
-                    return steps
-        return 0
-
     def close(self) -> None:
         """Free the folder for another process."""
         self._lock.release()
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors, state dicts and plain values to `path` in one step."""
-    import torch
+def open_run(
+    project: str,
+    task: str,
+    settings: Any,
+    given: Any,
+    device: str,
+    roots: Iterable[Path],
+    leave_out: Iterable[str] = (),
+    exclusive: bool = True,
+    **more: Any,
+) -> Run:
+    """The folder `results/<project>/<task>-<hash>-s<seed>` of a run, or the one that `given.name` names.
 
-    memory = io.BytesIO()  # torch hides what the system says of a failed write; a plain write does not
-    torch.save(state, memory)
-    atomic_save(path, lambda file: file.write(memory.getbuffer()))
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint on the CPU. Only tensors and plain values are read, never code; BadInput for a damaged file."""
-    import pickle
-
-    import torch
-
-    try:
-        data = io.BytesIO(Path(path).read_bytes())
-    except FileNotFoundError:
-        raise BadInput(f"{path} does not exist") from None
-    except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror or error}") from None
-    try:
-        state = torch.load(data, map_location="cpu", weights_only=True)
-    # PyTorch's reader does not check what it reads: a damaged file ends in any of these.
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-    ):
-        raise BadInput(f"{path} is damaged or is not a checkpoint of this project") from None
-    if not isinstance(state, dict):
-        raise BadInput(f"{path} is not a checkpoint of this project")
-    return state
+    The hash, and config.json, hold all that changes the numbers: the fields of the dataclass `settings` but those of
+    NOT_IN_IDENTITY and `leave_out`, the device, `more`, and the files whose code makes the numbers, which are `roots` and
+    what they import. `given` is the command line as parsed, which `--from-config` repeats.
+    """
+    excluded = {*NOT_IN_IDENTITY, *leave_out}
+    kept = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    kept = {name: value for name, value in kept.items() if name not in excluded}
+    identity = {**kept, **more, "device": device, "sources": source_hashes(*roots)}
+    slug = "".join(c if c.isalnum() or c in "._-" else "-" for c in task)
+    seed = f"-s{settings.seed}" if hasattr(settings, "seed") else ""
+    folder = results_folder(given.results_dir, project) / (given.name or f"{slug}-{short_hash(identity)}{seed}")
+    return Run(folder, identity, device, dataclasses.asdict(given), exclusive)
 
 
 def read_metrics(path: Path) -> dict[str, np.ndarray]:
@@ -359,14 +152,6 @@ def read_metrics(path: Path) -> dict[str, np.ndarray]:
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return {key: np.array([float(row[key]) for row in rows]) for key in (rows[0] if rows else {})}
-
-
-def command_line() -> str:
-    """The command as it would be typed from the repository root: no absolute path of this machine."""
-    script = Path(sys.argv[0])
-    with contextlib.suppress(ValueError):
-        script = script.resolve().relative_to(ROOT)
-    return shlex.join(["python", script.as_posix() if not script.is_absolute() else script.name, *sys.argv[1:]])
 
 
 def _header(path: Path) -> list[str] | None:

@@ -26,18 +26,10 @@ from tqdm import tqdm
 from common.cli import figures, parse, run_main, shown
 from common.device import DeviceName, choose_device, configure_cpu
 from common.errors import BadInput
+from common.files import write_csv, write_text
 from common.pool import Job, Pool
-from common.run import (
-    Run,
-    available_cores,
-    check_name,
-    read_metrics,
-    results_folder,
-    short_hash,
-    source_hash,
-    write_csv,
-    write_text,
-)
+from common.provenance import available_cores, check_name, results_folder, short_hash, source_hash
+from common.run import Run, read_metrics
 from envs import make_streams
 from policy import Encoder
 from procgen_env import GAMES, PREFIX, is_procgen

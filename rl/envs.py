@@ -31,7 +31,7 @@ from gymnasium.wrappers import OrderEnforcing, TimeLimit
 from numpy.typing import NDArray
 
 from common.errors import BadInput
-from common.run import available_cores
+from common.provenance import available_cores
 from procgen_env import ProcgenEngine, ProcgenEnvpool, is_procgen, make_procgen
 
 Array = NDArray[Any]

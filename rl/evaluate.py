@@ -26,7 +26,8 @@ from PIL import Image
 from common.cli import parse, run_main, shown
 from common.device import compute_dtype, configure_cpu
 from common.errors import BadInput
-from common.run import atomic_save, available_cores, latest_run, load_checkpoint, results_folder
+from common.files import atomic_save, load_checkpoint
+from common.provenance import available_cores, latest_run, results_folder
 from envs import Streams, make_streams
 from policy import ActorCritic
 from procgen_env import is_procgen, normalised_return

@@ -22,7 +22,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from common.errors import BadInput
-from common.run import available_cores
+from common.provenance import available_cores
 
 Array = NDArray[Any]
 PREFIX = "procgen:"

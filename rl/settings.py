@@ -8,7 +8,7 @@ import tyro
 
 from common.device import DeviceName
 from common.errors import BadInput
-from common.run import check_name
+from common.provenance import check_name
 from policy import Critic, Encoder
 from procgen_env import TRAIN_LEVELS, game_and_mode, is_procgen
 from recipes import recipe_for

@@ -38,9 +38,11 @@ from common.cli import Interrupt, figures, parse, run_main, shown
 from common.device import choose_device, compute_dtype, configure_cpu, keep_freed_memory
 from common.errors import BadInput
 from common.live import LiveFigure
-from common.run import Run, available_cores, results_folder, short_hash, source_hash
+from common.provenance import available_cores, results_folder, short_hash, source_hash
+from common.run import Run
 from envs import Streams, make_streams
 from gradients import fit_values
+from longer import begin_with_shorter
 from policy import ActorCritic
 from procgen_env import backend, is_procgen, normalised_return
 from rollout import AT_ONCE, Collector, ObservationScaler, RewardScaler, interval, play, seeds
@@ -327,7 +329,7 @@ def run_config(given: Config, quiet: bool = False) -> tuple[dict[str, Any], Path
         say("already done")
         return run.summary, run.folder
     # At a constant rate no step depends on how many there will be.
-    shorter = run.begin_with_shorter("total_steps") if restorable and not config.anneal else 0
+    shorter = begin_with_shorter(run, "total_steps") if restorable and not config.anneal else 0
     trainer = Trainer(config, device)
     n_params = sum(p.numel() for p in trainer.model.parameters())
     total, batch = config.total_steps or 0, (config.num_envs or 1) * (config.horizon or 1)

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.data import Mnist, cache_root
-from common.run import atomic_save, remove_stale_temporaries, source_hash
+from common.files import atomic_save, remove_stale_temporaries
+from common.provenance import source_hash
 
 ROTATION_DEGREES = 15.0
 SCALE = 0.1

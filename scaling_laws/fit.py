@@ -23,7 +23,8 @@ import numpy as np
 
 from common.cli import figures, parse, run_main, shown
 from common.errors import BadInput
-from common.run import check_name, latest_run, results_folder, write_json, write_text
+from common.files import write_json, write_text
+from common.provenance import check_name, latest_run, results_folder
 from lawreport import formulae, reference_flops, to_json
 from laws import (
     DRAWS,

@@ -35,9 +35,11 @@ from common.cli import figures, parse, run_main, shown
 from common.data import Mnist, data_root, load_mnist
 from common.device import DeviceName, choose_device
 from common.errors import BadInput
+from common.files import write_csv
 from common.live import LiveFigure
 from common.pool import Job, Pool
-from common.run import Run, available_cores, check_name, results_folder, short_hash, source_hash, write_csv
+from common.provenance import available_cores, check_name, results_folder, short_hash, source_hash
+from common.run import Run
 from convnet import macs_per_image, training_flops
 from digits import copy_file, make_copy, prepare
 from trainer import batch_size, learning_rate, measure_speed, seeds_together, start_worker, train_cell

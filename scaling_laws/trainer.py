@@ -17,7 +17,7 @@ from torch import Tensor
 
 from common.device import configure_cpu, keep_freed_memory, synchronize
 from common.errors import BadInput
-from common.run import load_checkpoint, save_checkpoint
+from common.files import load_checkpoint, save_checkpoint
 from convnet import ConvNet, macs_per_image, n_params, training_flops
 from digits import gather, normalise, open_digits, training_order
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import BadInput
-from common.run import load_checkpoint, save_checkpoint
+from common.files import load_checkpoint, save_checkpoint
 from decoder import Decoder
 from evaluation import (
     bits_per_character,

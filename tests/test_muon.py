@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.run import load_checkpoint, save_checkpoint
+from common.files import load_checkpoint, save_checkpoint
 from decoder import Decoder
 from muon import Muon, Optimizer, inverse_sqrt, kind_of, orthogonalize, trapezoid
 from tiny_decoder import random_tokens, tiny_decoder

@@ -15,8 +15,8 @@ from filelock import FileLock
 import common.pool
 import pool_jobs
 from common.errors import BadInput
+from common.files import read_json
 from common.pool import Finished, Job, Pool
-from common.run import read_json
 from pool_jobs import die_while, fail_while, fill_the_disk, gated_jobs, refuse, square, wait_for
 
 
@@ -204,7 +204,7 @@ def test_a_result_that_another_command_stores_first_is_taken_from_the_disk(folde
     """The claim was free again, but only because the other command had finished: look again under the lock."""
     folder.mkdir()
     (folder / "a.json").write_text('{"square": 7}')
-    assert common.pool._run(squares(calls, "a")[0], folder) == ("done", {"square": 7})
+    assert common.pool._run(squares(calls, "a")[0], folder) == (common.pool.Answer.DONE, {"square": 7})
     assert counts(calls) == {}
 
 
@@ -219,5 +219,5 @@ def test_a_lock_file_that_another_command_removed_is_no_failure(folder, calls, m
 
     folder.mkdir()
     monkeypatch.setattr(common.pool, "FileLock", Removed)
-    assert common.pool._run(squares(calls, "a")[0], folder) == ("done", {"square": 0})
+    assert common.pool._run(squares(calls, "a")[0], folder) == (common.pool.Answer.DONE, {"square": 0})
     assert os.listdir(folder) == ["a.json"]

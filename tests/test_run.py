@@ -14,24 +14,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import common.provenance
 import common.run
 from common.errors import BadInput, is_write_error
-from common.run import (
-    Run,
+from common.files import (
     atomic_save,
-    check_name,
-    command_line,
-    latest_run,
     load_checkpoint,
     read_json,
-    read_metrics,
     remove_stale_temporaries,
     save_checkpoint,
-    short_hash,
-    source_hash,
     write_csv,
     write_json,
 )
+from common.provenance import check_name, command_line, latest_run, short_hash, source_hash
+from common.run import Run, read_metrics
 
 
 def open_run(folder: Path, exclusive: bool = True, **config: Any) -> Run:
@@ -101,7 +97,7 @@ def test_atomic_save_makes_the_folder_and_replaces_the_content(tmp_path):
 KILL_LOOP = """
 import os, random, signal, sys, time
 from pathlib import Path
-from common.run import atomic_save
+from common.files import atomic_save
 
 path, sizes = Path(sys.argv[1]), set()
 for kill in range(12):
@@ -231,7 +227,7 @@ def test_latest_run_without_any_is_bad_input(tmp_path):
             latest_run(folder, "runs.csv")
 
 
-@pytest.mark.parametrize(("folder", "shown"), [(common.run.ROOT / "rl", "rl/vpg.py"), (Path("away"), "vpg.py")])
+@pytest.mark.parametrize(("folder", "shown"), [(common.provenance.ROOT / "rl", "rl/vpg.py"), (Path("away"), "vpg.py")])
 def test_the_recorded_command_has_no_folder_of_this_machine(tmp_path, monkeypatch, folder, shown):
     monkeypatch.setattr(sys, "argv", [str(tmp_path / folder / "vpg.py"), "--seed", "3"])
     assert command_line() == f"python {shown} --seed 3"
@@ -389,7 +385,8 @@ TRAINING = """
 import sys, time
 from pathlib import Path
 import torch
-from common.run import Run, save_checkpoint
+from common.files import save_checkpoint
+from common.run import Run
 
 torch.set_num_threads(1)
 run = Run(Path(sys.argv[1]), {"lr": 0.05}, "cpu")

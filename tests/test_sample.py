@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import sample
 from common.cli import run_main
-from common.run import save_checkpoint
+from common.files import save_checkpoint
 from decoder import Decoder
 from evaluation import checkpoint_state
 from sample import choose, generate

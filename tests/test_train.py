@@ -29,8 +29,8 @@ import train
 import training
 from common.cli import parse, run_main
 from common.errors import BadInput
+from common.files import save_checkpoint
 from common.live import LiveFigure
-from common.run import save_checkpoint
 from decoder import MODERN
 from device_guard import no_float64
 from evaluation import load_trained, token_losses

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.run import finite, read_json, write_json
+from common.files import finite, read_json, write_json
 from corpora import load_corpus
 from decoder import Decoder, Shape, parts_of
 from evaluation import window_losses

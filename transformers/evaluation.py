@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.errors import BadInput
-from common.run import load_checkpoint
+from common.files import load_checkpoint
 from decoder import MODERN, Decoder, Shape
 from kernels import kernels_for
 from tasks import EVALUATION, IntegerTask

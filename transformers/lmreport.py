@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from anchors import longest_match
-from common.run import Run, read_metrics, write_text
+from common.files import write_text
+from common.run import Run, read_metrics
 from evaluation import bits_per_character, evaluating, score_integers, token_losses
 from noise_tracking import noise_summary
 from sample import generate

@@ -33,19 +33,10 @@ from common.cli import figures, parse, run_main, shown
 from common.data import data_root
 from common.device import DeviceName, choose_device, configure_cpu
 from common.errors import BadInput
+from common.files import finite, read_json, write_csv, write_json
 from common.pool import Job, Pool
-from common.run import (
-    Run,
-    available_cores,
-    check_name,
-    finite,
-    read_json,
-    results_folder,
-    short_hash,
-    source_hash,
-    write_csv,
-    write_json,
-)
+from common.provenance import available_cores, check_name, results_folder, short_hash, source_hash
+from common.run import Run
 from local_noise import Effort, measure_cell
 from noise_report import fits, noise_rows, sweep_rows, told
 from noiseplots import overview, prediction_panels

@@ -23,7 +23,7 @@ from torch import Tensor
 from common.cli import parse, run_main, shown
 from common.device import DeviceName, choose_device, configure_cpu
 from common.errors import BadInput
-from common.run import latest_run, results_folder
+from common.provenance import latest_run, results_folder
 from decoder import Cache, Decoder
 from evaluation import load_trained
 from tasks import mix

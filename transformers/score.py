@@ -22,7 +22,8 @@ from common.cli import parse, run_main, shown
 from common.data import data_root
 from common.device import DeviceName, choose_device, configure_cpu, keep_freed_memory
 from common.errors import BadInput
-from common.run import available_cores, read_json
+from common.files import read_json
+from common.provenance import available_cores
 from corpora import load_corpus, user_text
 from decoder import Decoder
 from evaluation import bits_per_character, token_losses

@@ -36,18 +36,10 @@ from common.cli import Interrupt, figures, parse, run_main, shown
 from common.data import sha256_of
 from common.device import DeviceName, choose_device, compute_dtype, configure_cpu, keep_freed_memory, synchronize
 from common.errors import BadInput
+from common.files import read_json, write_json
 from common.live import LiveFigure
-from common.run import (
-    Run,
-    available_cores,
-    check_name,
-    read_json,
-    read_metrics,
-    results_folder,
-    short_hash,
-    source_hash,
-    write_json,
-)
+from common.provenance import available_cores, check_name, results_folder, short_hash, source_hash
+from common.run import Run, read_metrics
 from decoder import MODERN
 from evaluation import SEQUENCES, checkpoint_state, score_integers, window_losses
 from lmreport import anchor_words, draw_so_far, headline, report

@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "transformers"))
 
 from common.data import data_root
-from common.run import read_json, read_metrics, write_csv, write_json
+from common.files import read_json, write_csv, write_json
+from common.run import read_metrics
 from corpora import load_corpus
 from vocabulary import build
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "rl"))
 
 import vpg
 from common.device import configure_cpu
-from common.run import write_csv
+from common.files import write_csv
 from envs import make_streams
 
 OUT = ROOT / "results" / "reference" / "rl" / "classic" / "beside_sb3.csv"

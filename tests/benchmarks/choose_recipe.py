@@ -23,8 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scaling_laws"))
 
 from common.data import cache_root, data_root, load_mnist
+from common.files import write_csv
 from common.pool import Job, Pool
-from common.run import available_cores, source_hash, write_csv
+from common.provenance import available_cores, source_hash
 from convnet import ConvNet
 from digits import make_copy, open_digits, prepare, training_order
 from trainer import Order, batch_size, evaluate, run_generator, start_worker, train

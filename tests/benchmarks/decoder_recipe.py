@@ -29,9 +29,10 @@ sys.path.insert(0, str(ROOT / "transformers"))
 
 import train
 from common.device import compute_dtype, configure_cpu, keep_freed_memory
+from common.files import write_csv
 from common.plots import PALETTE, new_figure, save_figure, style
 from common.pool import Job, Pool
-from common.run import short_hash, source_hash, write_csv
+from common.provenance import short_hash, source_hash
 from decoder import MODERN
 from evaluation import window_losses
 

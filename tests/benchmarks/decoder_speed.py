@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "transformers"))
 
 from common.device import compute_dtype, configure_cpu, keep_freed_memory
-from common.run import available_cores
+from common.provenance import available_cores
 from decoder import Decoder, Shape, parts_of
 from kernels import FAST, PLAIN
 from muon import Muon, kind_of

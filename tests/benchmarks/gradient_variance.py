@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "rl"))
 
 import vpg
 from common.device import configure_cpu
-from common.run import write_csv
+from common.files import write_csv
 from gradients import Weights, flat, vpg_loss
 
 OUT = ROOT / "results" / "reference" / "rl" / "baselines" / "gradient_variance.csv"

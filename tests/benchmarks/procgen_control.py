@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from procgen_runs import REFERENCE, read_rows, replaced
 
+from common.files import load_checkpoint, write_csv
 from common.plots import PALETTE, new_figure, save_figure, style
-from common.run import load_checkpoint, write_csv
 from procgen_report import windows
 
 OUT = REFERENCE / "control.csv"

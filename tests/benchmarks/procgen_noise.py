@@ -22,7 +22,7 @@ from procgen_runs import REFERENCE, ROOT, add_row, untrained
 from torch import Tensor
 
 from common.pool import Job, Pool
-from common.run import available_cores
+from common.provenance import available_cores
 from compare import start_worker
 from gradients import IMAGES_AT_ONCE, Batch, NoiseScale, Weights, flat, noise_scale, vpg_loss
 from policy import ActorCritic

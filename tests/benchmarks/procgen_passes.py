@@ -15,7 +15,7 @@ from procgen_runs import REFERENCE, read_rows, replaced
 
 import vpg
 from common.device import choose_device, configure_cpu, keep_freed_memory
-from common.run import write_csv
+from common.files import write_csv
 from policy import Encoder
 
 OUT = REFERENCE / "passes.csv"

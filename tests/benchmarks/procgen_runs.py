@@ -10,7 +10,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "rl"))
 
-from common.run import load_checkpoint, write_csv
+from common.files import load_checkpoint, write_csv
 from vpg import Config, Trainer
 
 REFERENCE = ROOT / "results" / "reference" / "rl" / "procgen"

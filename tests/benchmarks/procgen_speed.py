@@ -27,7 +27,8 @@ sys.path.insert(0, str(ROOT / "rl"))
 
 import vpg
 from common.device import choose_device, configure_cpu, keep_freed_memory
-from common.run import available_cores, write_csv
+from common.files import write_csv
+from common.provenance import available_cores
 from envs import Streams, make_streams
 from gradients import IMAGES_AT_ONCE
 from procgen_env import ACTIONS, ProcgenEngine

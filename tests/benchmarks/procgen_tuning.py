@@ -13,8 +13,9 @@ from typing import Any
 
 from procgen_runs import REFERENCE, ROOT, read_rows, replaced
 
+from common.files import write_csv
 from common.pool import Job, Pool
-from common.run import available_cores, write_csv
+from common.provenance import available_cores
 from compare import start_worker
 from procgen_report import windows
 from vpg import Config, run_config

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "scaling_laws"))
 
 from common.data import data_root, load_mnist
 from common.pool import Job, Pool
-from common.run import available_cores
+from common.provenance import available_cores
 from convnet import ConvNet, macs_per_image
 from digits import normalise, transformed_copy
 from trainer import measure_speed, seeds_together, start_worker

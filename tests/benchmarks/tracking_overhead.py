@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "transformers"))
 
 import train
 from common.device import compute_dtype, configure_cpu, keep_freed_memory
-from common.run import available_cores
+from common.provenance import available_cores
 from noise_tracking import EVERY
 from training import Training, load_text
 
