@@ -1,0 +1,108 @@
+"""The keeping of a training loop: rows, checkpoints, Ctrl-C, and schedules."""
+
+import os
+import signal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common import keeping
+from common.files import load_checkpoint
+from common.keeping import Keeper, crossed
+from common.live import LiveFigure
+from common.run import Run, read_metrics
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that a test moves."""
+    now = [0.0]
+    monkeypatch.setattr(keeping.time, "perf_counter", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def run(tmp_path):
+    with Run(tmp_path / "run", {}, "cpu") as run:
+        yield run
+
+
+def checkpoint(run: Run) -> int | None:
+    path = run.folder / "checkpoint.pt"
+    return load_checkpoint(path)["step"] if path.exists() else None
+
+
+def test_checkpoints_come_by_the_clock_and_at_the_end(run, clock):
+    saved = []
+    with Keeper(run, 10, lambda: {"x": 1}, seconds=30.0) as keep:
+        while keep.done < keep.total:
+            clock[0] += 11
+            keep.made(keep.done + 1)
+            keep.save()
+            saved.append(checkpoint(run))
+    assert saved == [None, None, 3, 3, 3, 6, 6, 6, 9, 10]
+
+
+def test_nothing_worth_keeping_leaves_the_last_checkpoint(run, clock):
+    states = iter([{"x": 1}, None])
+    with Keeper(run, 2, lambda: next(states), seconds=0.0) as keep:
+        for done in (1, 2):
+            clock[0] += 1
+            keep.made(done)
+            keep.save()
+    assert checkpoint(run) == 1
+
+
+def test_rows_are_logged_and_a_loop_goes_on_from_where_it_was(run, clock):
+    with Keeper(run, 5, dict, done=3) as keep:
+        assert keep.done == 3
+        keep.made(4)
+        keep.row("loss 2", step=4, loss=2.0)
+        keep.total = 6  # a plan that was revised
+        assert keep.total == 6
+    assert read_metrics(run.folder / "metrics.csv")["loss"].tolist() == [2.0]
+
+
+@pytest.mark.parametrize(("quiet", "drawn"), [(False, 2), (True, 0)])
+def test_the_figure_is_drawn_on_the_way_but_not_at_the_end(run, quiet, drawn):
+    calls = []
+    figure = LiveFigure(run.folder / "loss.png", lambda: bool(calls.append(1)), share=1e9, after=0.0)
+    with Keeper(run, 3, dict, figure=figure, quiet=quiet) as keep:
+        for done in (1, 2, 3):
+            keep.made(done)
+            keep.row("", step=done)
+    assert len(calls) == drawn
+
+
+def test_ctrl_c_is_passed_on_after_a_checkpoint(run, clock):
+    before = signal.getsignal(signal.SIGINT)
+
+    def loop() -> None:
+        with Keeper(run, 10, lambda: {"x": 1}) as keep:
+            os.kill(os.getpid(), signal.SIGINT)
+            keep.made(1)  # the step is finished
+            keep.save()
+
+    with pytest.raises(KeyboardInterrupt):
+        loop()
+    assert checkpoint(run) == 1
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_worker_leaves_ctrl_c_to_its_parent(run):
+    before = signal.getsignal(signal.SIGINT)
+    with Keeper(run, 10, dict, quiet=True):
+        assert signal.getsignal(signal.SIGINT) is before
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 40))
+def test_every_multiple_is_crossed_once(steps, every):
+    at, places = 0, []
+    for step in steps:
+        if crossed(at, at + step, every):
+            places.append(at + step)
+        at += step
+    assert [place // every for place in places] == sorted({place // every for place in places} - {0})
+    assert not places or places[-1] // every == at // every
+    assert not crossed(0, at, 0)
