@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from common.errors import BadInput
 from common.files import (
+    finite,
     load_checkpoint,
     plain,
     read_json,
@@ -140,7 +141,7 @@ def open_run(
     excluded = {*NOT_IN_IDENTITY, *leave_out}
     kept = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     kept = {name: value for name, value in kept.items() if name not in excluded}
-    identity = {**kept, **more, "device": device, "sources": source_hashes(*roots)}
+    identity = finite({**kept, **more, "device": device, "sources": source_hashes(*roots)})
     slug = "".join(c if c.isalnum() or c in "._-" else "-" for c in task)
     seed = f"-s{settings.seed}" if hasattr(settings, "seed") else ""
     folder = results_folder(given.results_dir, project) / (given.name or f"{slug}-{short_hash(identity)}{seed}")

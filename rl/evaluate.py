@@ -28,12 +28,14 @@ from common.device import compute_dtype, configure_cpu
 from common.errors import BadInput
 from common.files import atomic_save, load_checkpoint
 from common.provenance import available_cores, latest_run, results_folder
-from envs import Streams, make_streams
-from policy import ActorCritic
-from procgen_env import is_procgen, normalised_return
-from rollout import AT_ONCE, ObservationScaler, interval, play, seeds
+from policy_networks.actor_critic import ActorCritic
+from rl_settings.procgen_games import is_procgen, normalised_return
+from rl_settings.seed_purposes import EVALUATE, seeds
+from vector_environments.make_streams import make_streams
+from vector_environments.streams import Streams
+from vpg_learner.playing import AT_ONCE, interval, play
+from vpg_learner.running_statistics import ObservationScaler
 
-EVALUATE = 6  # the purpose of its seeds; vpg.py has those below
 GIF_WIDTH, GIF_FRAMES, GIF_MILLISECONDS, GIF_BYTES = 240, 150, 60, 1_000_000
 
 

@@ -5,7 +5,7 @@ import signal
 import pytest
 import torch
 
-import lookback
+from decoder_model import ngram_tables
 
 # The models of tests are so small that a second thread mostly waits for the first, and long if its core is taken.
 torch.set_num_threads(1)
@@ -17,4 +17,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(autouse=True)
 def _small_tables(monkeypatch):
     """Tables of n-grams of a size for tiny models: those of a real one would be nearly all of their parameters."""
-    monkeypatch.setattr(lookback, "NGRAM_ROWS", 512)
+    monkeypatch.setattr(ngram_tables, "TABLE_ENTRIES", 512)
+
+
+@pytest.fixture
+def lm_folder(tmp_path, monkeypatch):
+    """A working folder with a text for train.py and score.py, where runs take one thread and a short sample."""
+    from lm_commands import working_folder  # only where it is used: it imports the scripts
+
+    yield from working_folder(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def plain_lm_folder(lm_folder, monkeypatch):
+    """The same without figures and with cheap anchors."""
+    from lm_commands import no_figures
+
+    no_figures(monkeypatch)
+    return lm_folder

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from compare import Arm
-from procgen_env import GAMES, normalised_return
-from procgen_report import mean_interval, ppo_return
+from rl_report.published import ppo_return
+from rl_report.seed_statistics import mean_interval
+from rl_settings.compare_settings import Arm
+from rl_settings.procgen_games import GAMES, normalised_return
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "results/reference/rl/procgen"
@@ -41,8 +42,8 @@ def results(folder: str) -> dict[Arm, list[dict[str, Any]]]:
 
     def key(row: dict[str, str]) -> tuple[Arm, str]:
         named: dict[str, Any] = {name: row[name] for name in ("env", "algo", "baseline")}
-        parts, encoder = int(row["minibatches"] or 0) or None, row.get("encoder") or None
-        return Arm(**named, minibatches=parts, encoder=encoder), row["seed"]  # type: ignore[arg-type]
+        named |= {"minibatches": int(row["minibatches"] or 0), "encoder": row.get("encoder") or ""}
+        return Arm(**named), row["seed"]
 
     found: dict[Arm, list[dict[str, Any]]] = {}
     curves: dict[tuple[Arm, str], dict[str, list[dict[str, Any]]]] = {}

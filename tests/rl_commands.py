@@ -1,6 +1,5 @@
 """The scripts of rl/ as they are called, in this process."""
 
-import gc
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ RUNS = Path("results/rl")
 
 def inline(monkeypatch: Any, *arguments: str, script: Any = vpg) -> int | str | None:
     """A script's main in this process; runs go to results/."""
-    gc.collect()  # an earlier run of this process may still hold the lock of its folder
     monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *arguments, "--results-dir", "results"])
     with pytest.raises(SystemExit) as stop:
         run_main(script.main)

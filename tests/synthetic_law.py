@@ -2,21 +2,31 @@
 
 import numpy as np
 
-from laws import MacsLaw, Runs, loss_law, optimum, optimum_exponents
+from laws.parametric import CONSTANTS, MacsLaw, loss_law, optimum, optimum_exponents
+from laws.run_table import Runs
 
 LAW = {"E": 0.015, "A": 0.1 * 1e4**0.45, "B": 0.1 * 2e4**0.55, "alpha": 0.45, "beta": 0.55}
+
+
+def exact_loss(n: np.ndarray, d: np.ndarray, law: dict[str, float] = LAW) -> np.ndarray:
+    """The loss that `law` gives N parameters and D samples."""
+    return np.asarray(loss_law(n, d, *(law[key] for key in CONSTANTS)))
+
+
+def runs_of(n: np.ndarray, d: np.ndarray, loss: np.ndarray, flops: np.ndarray) -> Runs:
+    """Runs whose error rates are not known."""
+    return Runs(n, d, loss, flops, np.full(len(n), np.nan))
 
 
 def table(
     noise: float = 0.0, seeds: int = 1, seed: int = 0, k: float = 1.0, p: float = 1.0, sides: int = 8, **law
 ) -> Runs:
     """`sides` x `sides` cells around N = 1e4, D = 2e4, with C = 6 k N^p D."""
-    law = {**LAW, **law}
     n, d = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e3, 1e5, sides), np.geomspace(2e3, 3e5, sides)))
-    loss = np.asarray(loss_law(n, d, law["E"], law["A"], law["B"], law["alpha"], law["beta"]))
+    loss = exact_loss(n, d, {**LAW, **law})
     n, d, loss = (np.repeat(column, seeds) for column in (n, d, loss))
     loss = loss * np.exp(noise * np.random.default_rng(seed).standard_normal(len(loss)))
-    return Runs(n, d, loss, 6 * k * n**p * d, np.full(len(n), np.nan))
+    return runs_of(n, d, loss, 6 * k * n**p * d)
 
 
 def isoflop_table(noise: float = 0.0, seeds: int = 1, seed: int = 0, p: float = 1.0) -> Runs:
@@ -30,6 +40,6 @@ def isoflop_table(noise: float = 0.0, seeds: int = 1, seed: int = 0, p: float = 
         for n in [float(f"{first * step ** (k + i):.9g}") for i in range(-4, 5)]:
             rows += [(n, c / (6 * n**p), c)] * seeds
     n, d, c = np.array(rows).T
-    loss = np.asarray(loss_law(n, d, *(LAW[key] for key in ("E", "A", "B", "alpha", "beta"))))
+    loss = exact_loss(n, d)
     loss = loss * np.exp(noise * np.random.default_rng(seed).standard_normal(len(loss)))
-    return Runs(n, d, loss, c, np.full(len(n), np.nan))
+    return runs_of(n, d, loss, c)

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
-from advantages import discounted_sum, episode_returns, explained_variance, gae, normalised, rewards_to_go
+from vpg_learner.gae_and_truncation import (
+    discounted_sum,
+    episode_returns,
+    explained_variance,
+    gae,
+    normalised,
+    rewards_to_go,
+)
 
 NO = [0, 0, 0]
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anchors import PPMD_ORDERS, anchors, longest_match, nats_given_train, ngram, ppmd_nats, witten_bell, xz_nats
+from texts.anchors import PPMD_ORDERS, anchors, longest_match, nats_given_train, ngram, ppmd_nats, witten_bell, xz_nats
 
 LETTERS = "".join(chr(code) for code in range(48, 48 + 64))  # 64 characters, a byte each
 

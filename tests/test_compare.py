@@ -10,31 +10,33 @@ import numpy as np
 import pytest
 
 import compare
-import vpg
 from common.errors import BadInput
 from common.pool import Finished, Job
 from rl_commands import RUNS, inline
+from rl_report import seed_statistics
+from rl_settings.compare_settings import Arm, CompareConfig, CompareSettings, resolve_comparison
+from rl_settings.vpg_settings import Config
 
 
 def test_interquartile_mean_by_hand():
-    assert compare.interquartile_mean(np.array([9.0, 1.0, 2.0, 4.0])) == 3  # 2 and 4
-    assert compare.interquartile_mean(np.array([100.0, 1.0, 2.0, 3.0, -50.0])) == 2  # 1, 2, 3
-    assert compare.interquartile_mean(np.array([[1.0, 5.0], [3.0, 7.0]])).tolist() == [2, 6]
-    middle, low, high = compare.curve_interval(np.array([[1.0, 5.0]] * 4))
+    assert seed_statistics.interquartile_mean(np.array([9.0, 1.0, 2.0, 4.0])) == 3  # 2 and 4
+    assert seed_statistics.interquartile_mean(np.array([100.0, 1.0, 2.0, 3.0, -50.0])) == 2  # 1, 2, 3
+    assert seed_statistics.interquartile_mean(np.array([[1.0, 5.0], [3.0, 7.0]])).tolist() == [2, 6]
+    middle, low, high = seed_statistics.curve_interval(np.array([[1.0, 5.0]] * 4))
     assert middle.tolist() == low.tolist() == high.tolist() == [1, 5]
 
 
 def test_solved_is_the_first_of_two_in_a_row():
     curve = [{"step": float(i), "eval_return": r} for i, r in enumerate([10.0, 480, 400, 475, 500, 500])]
-    found = compare.solved_at(curve, 475.0)
+    found = seed_statistics.solved_at(curve, 475.0)
     assert found is not None
     assert found["step"] == 3
-    assert compare.solved_at(curve[:4], 475.0) is None
+    assert seed_statistics.solved_at(curve[:4], 475.0) is None
 
 
 def test_compare_runs_every_arm_and_skips_what_is_done(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(compare, "settings", small_settings)
+    monkeypatch.setattr(compare, "config_of", small_config_of)
     arguments = ("--envs", "CartPole-v1", "--algos", "vpg", "ppo", "--baselines", "gae", "none", "--seeds", "2")
     more = ("--minibatches", "1", "2", "--workers", "2", "--name", "c")
     for _ in range(2):
@@ -50,12 +52,12 @@ def test_compare_runs_every_arm_and_skips_what_is_done(tmp_path, monkeypatch, ca
     assert len([path for path in RUNS.iterdir() if path.name.startswith("CartPole")]) == 10
 
 
-def small_settings(config: compare.Config, arm: compare.Arm, seed: int) -> vpg.Config:
-    return vpg.Config(
+def small_config_of(settings: CompareSettings, arm: Arm, seed: int, results_dir: str | None = None) -> Config:
+    return Config(
         env=arm.env,
         algo=arm.algo,
         baseline=arm.baseline,
-        minibatches=arm.minibatches,
+        minibatches=arm.minibatches or None,
         seed=seed,
         total_steps=512,
         num_envs=4,
@@ -63,7 +65,7 @@ def small_settings(config: compare.Config, arm: compare.Arm, seed: int) -> vpg.C
         eval_every=128,
         eval_episodes=4,
         final_episodes=4,
-        results_dir=config.results_dir,
+        results_dir=results_dir,
         device="cpu",
     )
 
@@ -118,6 +120,6 @@ def test_compare_refuses_bad_input(tmp_path, monkeypatch, capsys):
         assert inline(monkeypatch, *arguments, script=compare) == 2
     assert capsys.readouterr().err.count("error:") == 3
     with pytest.raises(BadInput):
-        compare.check(compare.Config(first_seed=-1))
+        resolve_comparison(CompareConfig(first_seed=-1))
     with pytest.raises(BadInput, match="--baselines and --minibatches are vpg's"):
-        compare.check(compare.filled(compare.Config(algos=("ppo",), minibatches=(4,))))
+        resolve_comparison(CompareConfig(algos=("ppo",), minibatches=(4,)))

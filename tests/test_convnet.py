@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from convnet import ConvNet, macs_per_image, n_params, training_flops
+from nets.convnet import ConvNet
+from nets.flop_count import macs_per_image, n_params, training_flops
 
 WIDTHS = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45)
 

@@ -1,12 +1,15 @@
 """The fits of the trade-off between steps and examples against exact curves and a problem with a known answer."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from critical_batch import (
+from critical_batch.batch_laws import (
     Runs,
+    branched_noise,
     fit_hyperbola,
     fit_steps,
     learning_rate_law,
@@ -150,3 +153,44 @@ def test_the_learning_rate_law_is_found_across_losses_that_not_all_batches_reach
         assert alpha.hi95 - alpha.lo95 < 0.3
     one_sided = learning_rate_law(BATCHES[:4], 0.1 * (1 + 0.2 * np.array([1, -1, 1, -1])), np.zeros(4))[1]
     assert one_sided.hi95 == np.inf
+
+
+# ---------------------------------------------------------------- branched training
+
+
+@given(st.floats(8, 300))
+@settings(deadline=None)
+def test_the_progress_of_branches_gives_the_noise_scale(noise):
+    branches = [(int(B), [2.4 - 0.3 / (1 + B / noise) + luck for luck in (-1e-4, 1e-4)]) for B in 2 ** np.arange(2, 12)]
+    found = branched_noise(branches, 2.4)
+    assert found.value == pytest.approx(noise, rel=0.1)  # straight lines between batches a factor of two apart
+    assert found.lo95 <= found.value <= found.hi95 < 1.3 * noise
+    assert branched_noise(branches[::-1], 2.4) == found
+
+
+def test_branches_on_a_plateau_are_held_against_the_best_of_them():
+    losses = [1.9, 1.88, 1.9, 1.95, 2.1]  # gains 0.1, 0.12, 0.1, 0.05, and what was learnt is lost
+    found = branched_noise([(2**k, [x, x]) for k, x in enumerate(losses, 3)], 2.0)
+    assert found.value == pytest.approx(32 * 2 ** (0.04 / 0.05))
+    assert found.lo95 == found.hi95 == found.value  # the orders do not differ
+
+
+def test_the_interval_of_branches_covers_what_they_were_drawn_from():
+    random, sizes, inside = np.random.default_rng(0), 2 ** np.arange(2, 10), 0
+    for draw in range(200):
+        means = 2.4 - 0.3 / (1 + sizes / 60)
+        branches = [(int(B), list(m + 0.01 * random.normal(size=2))) for B, m in zip(sizes, means, strict=True)]
+        inside += 60 in branched_noise(branches, 2.4, draw)
+    assert 0.88 <= inside / 200 <= 0.995
+
+
+def test_branches_that_all_make_progress_give_a_lower_end_alone():
+    found = branched_noise([(1, [2.0, 2.0]), (4, [2.04, 2.06]), (16, [2.18, 2.2])], 2.4)
+    assert found.value == found.hi95 == math.inf
+    assert 8 < found.lo95 < 16  # where half the progress of the best, 0.2, may be made
+
+
+def test_branches_that_say_nothing_give_no_number():
+    assert branched_noise([(1, [2.0, 2.0]), (4, [2.0, 2.1]), (16, [2.0, 2.0])], 2.4).value == math.inf
+    for losses in ([], [[2.0, 2.0], [2.1, 2.0]], [[2.5, 2.5], [2.6, 2.5], [2.7, 2.6]], [[2.0], [2.1], [2.4]]):
+        assert math.isnan(branched_noise([(4**k, found) for k, found in enumerate(losses)], 2.4).value)

@@ -5,10 +5,12 @@ import pytest
 import torch
 from gymnasium import spaces
 
-import cuda_graphs
-from cuda_graphs import MOST, OFTEN, Replays
-from gradients import Batch, Weights, chunked_gradient, ppo_loss
-from policy import ActorCritic
+from policy_networks import cuda_graphs
+from policy_networks.actor_critic import ActorCritic
+from policy_networks.cuda_graphs import MOST, OFTEN, Replays
+from vpg_learner.gae_and_truncation import Batch
+from vpg_learner.gradients import chunked_gradient
+from vpg_learner.policy_step_and_value_fit import Weights, ppo_loss
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 SHAPE = (64, 64, 3)

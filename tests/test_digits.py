@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import digits
 from common.data import load_mnist
+from nets import digits
 from synthetic_mnist import write_mnist
 
 SETTINGS = ("ROTATION_DEGREES", "SCALE", "SHIFT_PIXELS", "ELASTIC_PIXELS")
@@ -115,13 +115,13 @@ def test_copies_are_fixed_and_differ():
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 700), st.integers(1, 200), st.integers(0, 5))
-def test_a_run_sees_whole_copies_and_a_part_of_the_next(n_samples, pool, seed):
-    copy, image = digits.training_order(n_samples, pool, torch.Generator().manual_seed(seed))
+def test_a_run_sees_whole_copies_and_a_part_of_the_next(n_samples, copy_size, seed):
+    copy, image = digits.training_order(n_samples, copy_size, torch.Generator().manual_seed(seed))
     seen = set(zip(copy.tolist(), image.tolist(), strict=True))
     assert len(seen) == n_samples  # a single pass: nothing twice
-    whole, part = divmod(n_samples, pool)
-    assert torch.bincount(copy, minlength=whole + 1).tolist() == [pool] * whole + [part]
-    assert int(image.max()) < pool
+    whole, part = divmod(n_samples, copy_size)
+    assert torch.bincount(copy, minlength=whole + 1).tolist() == [copy_size] * whole + [part]
+    assert int(image.max()) < copy_size
 
 
 def test_small_subsets_are_random_and_depend_on_the_seed():

@@ -11,20 +11,19 @@ import torch.nn.functional as F
 
 from common.errors import BadInput
 from common.files import load_checkpoint, save_checkpoint
-from decoder import Decoder
-from evaluation import (
+from decoder_model.decoder import Decoder
+from lm_evaluation.checkpoints import checkpoint_state, load_trained
+from lm_evaluation.lm_losses import (
     bits_per_character,
-    checkpoint_state,
     evaluating,
-    load_trained,
     score_integers,
     token_losses,
     window_losses,
 )
-from muon import Optimizer
-from tasks import EVALUATION, IntegerTask
+from optimisation.optimizer import Optimizer
+from texts.integer_tasks import EVALUATION, IntegerTask
+from texts.vocabulary import Vocabulary, build
 from tiny_decoder import VARIANTS, fresh_decoder, name_of, random_tokens, tiny_decoder
-from vocabulary import Vocabulary, build
 
 CPU = torch.device("cpu")
 CONTEXT = 12  # of the tiny decoder
@@ -74,9 +73,9 @@ def test_sliding_losses_one_prediction_at_a_time(n, context):
 def test_batches_and_small_integers_change_nothing(dtype, monkeypatch):
     model, ids = tiny_decoder(), ids_of(100)
     expected = token_losses(model, ids, CONTEXT)
-    monkeypatch.setattr("evaluation.TOKENS_AT_ONCE", 40)
+    monkeypatch.setattr("lm_evaluation.lm_losses.TOKENS_AT_ONCE", 40)
     np.testing.assert_allclose(token_losses(model, ids.to(dtype), CONTEXT), expected, rtol=1e-5, atol=1e-6)
-    monkeypatch.setattr("evaluation.TOKENS_AT_ONCE", 1)  # less than a window is still a window
+    monkeypatch.setattr("lm_evaluation.lm_losses.TOKENS_AT_ONCE", 1)  # less than a window is still a window
     np.testing.assert_allclose(token_losses(model, ids.to(dtype), CONTEXT), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -121,7 +120,7 @@ def test_bits_per_character_by_hand():
 
 @pytest.mark.parametrize(("kind", "n", "V"), [("ascending", 8, 13), ("repeat", 5, 13), ("induction", 9, 36)])
 def test_integers_one_prediction_at_a_time(kind, n, V, monkeypatch):
-    monkeypatch.setattr("evaluation.TOKENS_AT_ONCE", 30)
+    monkeypatch.setattr("lm_evaluation.lm_losses.TOKENS_AT_ONCE", 30)
     task = IntegerTask(kind, n, V, 3, CPU)
     model = tiny_decoder(vocabulary=V, context=task.context)
     score = score_integers(model, task, 11)

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 import fit
-import lawreport
 from common.cli import run_main
-from laws import Runs
+from law_report.fits_json import to_json
+from law_report.formulae import formulae, number
+from laws.analysis import analyse
+from laws.run_table import Runs, read_table
 from synthetic_law import LAW, isoflop_table, table
 
 
@@ -54,7 +56,7 @@ def test_recovers_a_law_from_a_table(tmp_path, monkeypatch, capsys):
 def test_every_approach_finds_the_exponent(tmp_path):
     runs = isoflop_table(noise=0.02, seeds=3, p=1.6)
     path = write_table(tmp_path / "t.csv", runs, flops=list(runs.flops), seed=[0, 1, 2] * (len(runs.loss) // 3))
-    fits = fit.to_json(fit.analyse(fit.read_table(path), 1e-3, None))
+    fits = to_json(analyse(read_table(path), 1e-3))
     true = 0.55 / (0.45 + 1.6 * 0.55)
     assert fits["macs"]["p"] == pytest.approx(1.6, abs=1e-6)
     assert fits["data"]["noise"] == pytest.approx(0.02, rel=0.15)
@@ -70,8 +72,8 @@ def test_every_approach_finds_the_exponent(tmp_path):
 
 
 def test_example_is_the_closed_form(tmp_path):
-    result = fit.analyse(fit.read_table(write_table(tmp_path / "t.csv", table())), 1e-3, None)
-    example = fit.to_json(result)["example"]
+    result = analyse(read_table(write_table(tmp_path / "t.csv", table())), 1e-3)
+    example = to_json(result)["example"]
     n, d = example["N"]["value"], example["D"]["value"]
     assert 6 * n * d == pytest.approx(example["flops"], rel=1e-6)
     assert n == pytest.approx((0.45 * LAW["A"] / (0.55 * LAW["B"])) * (example["flops"] / 6) ** 0.55, rel=1e-3)
@@ -87,15 +89,15 @@ def test_diverged_runs_are_left_out_and_counted(tmp_path):
     path = write_table(tmp_path / "t.csv", runs, **columns)
     text = path.read_text().replace("loss", "other", 1)  # only test_loss remains
     path.write_text(text)
-    result = fit.analyse(fit.read_table(path), 1e-3, math.log(10))
+    result = analyse(read_table(path), 1e-3, math.log(10))
     assert result.table.n_diverged == 1
     assert len(result.table.runs.loss) == 127
-    assert "1 diverged runs" in fit.formulae(fit.to_json(result))
+    assert "1 diverged runs" in formulae(to_json(result))
 
 
 def test_one_seed_per_cell_still_gets_an_interval(tmp_path):
     path = write_table(tmp_path / "t.csv", table(noise=0.03))
-    fits = fit.to_json(fit.analyse(fit.read_table(path), 1e-3, None))
+    fits = to_json(analyse(read_table(path), 1e-3))
     assert fits["alpha"]["hi95"] - fits["alpha"]["lo95"] > 0.02
     assert fits["data"]["noise"] is None
 
@@ -188,4 +190,4 @@ def test_earlier_results_survive_a_bad_table(tmp_path, monkeypatch, capsys):
     ("value", "text"), [(12345.0, "12,300"), (0.05234, "0.0523"), (1e-9, "0"), (1.23e11, "1.23e+11"), (math.nan, "?")]
 )
 def test_number(value, text):
-    assert lawreport.number(value) == text
+    assert number(value) == text

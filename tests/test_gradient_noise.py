@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from common.stats import two_batch
-from decoder import MODERN, Decoder, Shape
-from gradient_noise import (
+from decoder_model.decoder import Decoder, Shape
+from decoder_model.kernels import PLAIN
+from gradient_noise.noise_estimators import (
     flat,
     gradient,
     hessian_moments,
@@ -22,7 +23,7 @@ from gradient_noise import (
     ratio_of_means,
     token_correlation,
 )
-from kernels import PLAIN
+from lm_settings.choices import MODERN
 
 positive = st.floats(1e-6, 1e6)
 

@@ -9,20 +9,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from advantages import episode_returns, gae, rewards_to_go
-from gradients import (
-    Batch,
-    Weights,
-    apply_gradient,
-    fit_values,
-    flat,
-    grouped_gradient,
-    noise_scale,
-    ppo_loss,
-    total_loss,
-    vpg_loss,
-)
-from policy import ActorCritic, CategoricalPolicy
+from policy_networks.action_distributions import CategoricalPolicy
+from policy_networks.actor_critic import ActorCritic
+from vpg_learner.gae_and_truncation import Batch, episode_returns, gae, rewards_to_go
+from vpg_learner.gradients import flat, grouped_gradient, noise_scale
+from vpg_learner.policy_step_and_value_fit import Weights, apply_gradient, fit_values, ppo_loss, total_loss, vpg_loss
 
 # ---------------------------------------------------------------- a tabular problem with a known gradient
 # Three states in a row, two actions. Action 0 goes on to the next state with reward REWARD[state, 0], action 1 likewise
@@ -252,11 +243,11 @@ def test_groups_sum_to_the_whole_gradient():
     model, batch = network(spaces.Discrete(3))
     whole = flat(torch.autograd.grad(vpg_loss(model, batch, Weights(0.01), len(batch)), model.actor_parameters()))
     for groups in (2, 3, 6):
-        gradient, noise = grouped_gradient(model, batch, Weights(0.01), streams=6, groups=groups)
+        gradient, noise = grouped_gradient(vpg_loss, model, batch, Weights(0.01), streams=6, groups=groups)
         torch.testing.assert_close(flat(gradient), whole, rtol=1e-4, atol=1e-6)
         assert noise is not None
     for streams in (1, 3):  # groups of unequal size would need other formulas
-        gradient, noise = grouped_gradient(model, batch, Weights(0.01), streams=streams, groups=2)
+        gradient, noise = grouped_gradient(vpg_loss, model, batch, Weights(0.01), streams=streams, groups=2)
         assert noise is None
         torch.testing.assert_close(flat(gradient), whole, rtol=1e-6, atol=1e-8)
 

@@ -5,15 +5,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import fit
-import lawplots
-import lmreport
 import sweep
 from common import live
 from common.cli import figures
 from common.live import LiveFigure
 from common.pool import Finished
-from laws import optimum_line
+from law_report import law_figures
+from laws.analysis import analyse
+from laws.isoflop import through_minima
+from laws.run_table import CHANCE_LOSS, Runs, Table
+from lm_report.train_report import draw_so_far
+from nets.learning_rate import RULE
+from sweeping import sweep_runner
+from sweeping.grid import grid
+from sweeping.sweep_settings import CommandLine, resolve
 from synthetic_law import isoflop_table
 
 
@@ -86,16 +91,16 @@ def test_a_preview_needs_two_complete_lines_and_shows_their_minima(tmp_path, mon
     rows = sweep_rows()
     budgets = sorted({row["flops"] for row in rows})
     seen = []
-    monkeypatch.setattr(lawplots, "draw_preview", lambda cells, lines, *_: seen.append((cells, lines)))
+    monkeypatch.setattr(law_figures, "draw_preview", lambda cells, lines, *_: seen.append((cells, lines)))
     for n in (0, 1):
-        assert not fit.preview(rows, budgets[:n], 100, tmp_path, "mnist")
-    assert fit.preview(rows, budgets[:3], 100, tmp_path, "mnist")
-    (cells, lines), table = seen[0], fit.Table(fit.Runs(*map(np.array, zip(*seen_columns(rows), strict=True))), 0, "")
+        assert not sweep.preview(tmp_path, 100, "mnist", rows, budgets[:n])
+    assert sweep.preview(tmp_path, 100, "mnist", rows, budgets[:3])
+    (cells, lines), table = seen[0], Table(Runs(*map(np.array, zip(*seen_columns(rows), strict=True))), 0, "")
     assert len(cells.log_loss) == len(rows)
-    whole = fit.analyse(table, 1e-3, fit.CHANCE_LOSS)
+    whole = analyse(table, 1e-3, CHANCE_LOSS)
     for line, final in zip(lines, whole.lines, strict=False):
         assert (line.log_n, line.log_d, line.log_loss) == pytest.approx((final.log_n, final.log_d, final.log_loss))
-    assert optimum_line(whole.lines, 0)[1] == pytest.approx(0.55, abs=0.01)
+    assert through_minima(whole.lines, 0)[1] == pytest.approx(0.55, abs=0.01)
 
 
 def seen_columns(rows: list[dict]) -> list[tuple[float, ...]]:
@@ -105,7 +110,7 @@ def seen_columns(rows: list[dict]) -> list[tuple[float, ...]]:
 def test_a_preview_is_a_picture(tmp_path):
     rows = sweep_rows()
     budgets = sorted({row["flops"] for row in rows})
-    assert fit.preview(rows[:-3], budgets[:4], 100, tmp_path, "mnist")
+    assert sweep.preview(tmp_path, 100, "mnist", rows[:-3], budgets[:4])
     assert (tmp_path / "optimum.png").stat().st_size > 5_000
     assert [path.name for path in tmp_path.iterdir()] == ["optimum.png"]
 
@@ -124,24 +129,26 @@ class InOrder:
 
 
 def test_a_sweep_runs_its_smallest_budgets_first_and_draws_as_lines_end(tmp_path, monkeypatch):
-    config = sweep.Config()
-    cells = sweep.grid(config)
+    settings = resolve(CommandLine())
+    cells = grid(settings)
     pool, calls = InOrder(), []
-    one = sweep.Sweep(config, pool, 2, tmp_path, tmp_path, 55_000, "cpu")  # type: ignore[arg-type]
+    one = sweep_runner.Sweep(settings, pool, 2, tmp_path, tmp_path, "cpu")  # type: ignore[arg-type]
     monkeypatch.setattr(one, "seconds", lambda cell, seeds: float(cell.n_samples * cell.width))
-    monkeypatch.setattr(sweep, "LiveFigure", lambda path, draw, **_: LiveFigure(path, draw, share=1e9, after=0.0))
+    monkeypatch.setattr(
+        sweep_runner, "LiveFigure", lambda path, draw, **_: LiveFigure(path, draw, share=1e9, after=0.0)
+    )
 
     def draw(rows: list[dict], budgets: list[float]) -> bool:
         calls.append((len(pool.keys), sorted(budgets)))
         return True
 
-    rows = one.train(cells, None, draw)
+    rows = one.train(cells, RULE, draw)
     budget = {f"{cell.arm}-w{cell.width}-n{cell.n_samples}": cell.budget for cell in cells}
     order = [budget[key.rsplit("-s", 1)[0]] for key in pool.keys]
     assert order == sorted(order)
     assert len(set(order)) == 8  # seven lines, and the rows and columns
-    jobs_of_two = sum(value <= config.budgets[1] for value in order)
-    assert calls[0] == (jobs_of_two, list(config.budgets[:2]))
+    jobs_of_two = sum(value <= settings.budgets[1] for value in order)
+    assert calls[0] == (jobs_of_two, list(settings.budgets[:2]))
     assert len(rows) == len(order)
 
 
@@ -149,13 +156,13 @@ def test_a_sweep_runs_its_smallest_budgets_first_and_draws_as_lines_end(tmp_path
 
 
 def test_a_text_run_has_a_curve_from_its_third_row(tmp_path):
-    config = SimpleNamespace(development=False, task="tinyshakespeare")
-    run, training = SimpleNamespace(folder=tmp_path), SimpleNamespace(config=config)
+    settings = SimpleNamespace(development=False, task="tinyshakespeare")
     text = SimpleNamespace(validation=range(101), characters=100)
+    run, learner = SimpleNamespace(folder=tmp_path), SimpleNamespace(settings=settings, text=text)
     to_beat = {"ngram_order": 5, "ngram_nats_per_char": 1.7, "xz_nats_per_char": 1.8, "ppmd_nats_per_char": 1.4}
     lines = ["step,tokens,minutes,train_loss,val_loss", "1,100,0.1,4.0,4.1", "2,200,0.2,3.0,3.1", "3,300,0.3,2.5,2.6"]
     for n, drawn in ((3, False), (4, True)):
         (tmp_path / "metrics.csv").write_text("\n".join(lines[:n]) + "\n")
-        assert lmreport.draw_so_far(run, training, text, to_beat) == drawn  # type: ignore
+        assert draw_so_far(run, learner, to_beat) == drawn  # type: ignore
         assert (tmp_path / "loss.png").exists() == drawn
     assert not (tmp_path / "loss.pdf").exists()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from common.run import read_metrics
-from decoder import MODERN
+from lm_settings.choices import MODERN
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "results/reference/transformers"

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.files import load_checkpoint, save_checkpoint
-from decoder import Decoder
-from muon import Muon, Optimizer, inverse_sqrt, kind_of, orthogonalize, trapezoid
+from decoder_model.decoder import Decoder
+from optimisation.learning_rates import inverse_sqrt, trapezoid
+from optimisation.muon import Muon, orthogonalize
+from optimisation.optimizer import Optimizer, kind_of
 from tiny_decoder import random_tokens, tiny_decoder
 
 RATES = {"matrix": 0.02, "embedding": 0.03, "ngrams": 0.01, "head": 0.004, "scalar": 0.05}

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from gradient_noise import Interval
-from predictions import ArmResult, Measured, Verdict, at_loss, tuned, verdicts
+from critical_batch.arm_tables import ArmResult, Measured, at_loss, tuned
+from critical_batch.predictions import Verdict, verdicts
+from gradient_noise.noise_estimators import Interval
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "results/reference/transformers/noise_scale"

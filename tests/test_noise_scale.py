@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import noise_scale
-from batch_sweep import (
+from common.cli import run_main
+from common.provenance import source_hashes
+from critical_batch.batch_sweep import (
     BETA2,
     BETA2_BATCH,
     FIRST_TOKENS,
@@ -37,9 +39,10 @@ from batch_sweep import (
     train_to,
     tune,
 )
-from common.cli import run_main
+from critical_batch.local_noise import Effort, branch_losses, only_some, plain_copy
+from critical_batch.study_cells import start_rate, studies, tuning_jobs
 from device_guard import no_float64
-from gradient_noise import (
+from gradient_noise.noise_estimators import (
     IGNORED,
     gradient,
     loss_of,
@@ -47,7 +50,8 @@ from gradient_noise import (
     per_example_gradients,
     per_example_moments,
 )
-from local_noise import Effort, branch_losses, branched_noise, only_some, plain_copy
+from lm_settings.noise_settings import PRESETS, Config, resolve_noise
+from optimisation.optimizer import Optimizer
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Arm("ascending", 32)
@@ -178,7 +182,7 @@ def test_a_cell_that_was_killed_keeps_its_trials(problem, tmp_path, monkeypatch)
             raise KeyboardInterrupt
         return train_to(*rest)
 
-    monkeypatch.setattr("batch_sweep.train_to", mortal)
+    monkeypatch.setattr("critical_batch.batch_sweep.train_to", mortal)
     with pytest.raises(KeyboardInterrupt):
         tune(*arguments, partial=partial)
     kept = read_trials(partial)
@@ -186,44 +190,6 @@ def test_a_cell_that_was_killed_keeps_its_trials(problem, tmp_path, monkeypatch)
     resumed = tune(*arguments, partial=partial)
     assert len(begun) == 1 + len(whole)  # none was run twice but the one that was cut off
     assert [(t.rate, t.steps, t.curve) for t in resumed] == [(t.rate, t.steps, t.curve) for t in whole]
-
-
-@given(st.floats(8, 300))
-@settings(deadline=None)
-def test_the_progress_of_branches_gives_the_noise_scale(noise):
-    branches = [(int(B), [2.4 - 0.3 / (1 + B / noise) + luck for luck in (-1e-4, 1e-4)]) for B in 2 ** np.arange(2, 12)]
-    found = branched_noise(branches, 2.4)
-    assert found.value == pytest.approx(noise, rel=0.1)  # straight lines between batches a factor of two apart
-    assert found.lo95 <= found.value <= found.hi95 < 1.3 * noise
-    assert branched_noise(branches[::-1], 2.4) == found
-
-
-def test_branches_on_a_plateau_are_held_against_the_best_of_them():
-    losses = [1.9, 1.88, 1.9, 1.95, 2.1]  # gains 0.1, 0.12, 0.1, 0.05, and what was learnt is lost
-    found = branched_noise([(2**k, [x, x]) for k, x in enumerate(losses, 3)], 2.0)
-    assert found.value == pytest.approx(32 * 2 ** (0.04 / 0.05))
-    assert found.lo95 == found.hi95 == found.value  # the orders do not differ
-
-
-def test_the_interval_of_branches_covers_what_they_were_drawn_from():
-    random, sizes, inside = np.random.default_rng(0), 2 ** np.arange(2, 10), 0
-    for draw in range(200):
-        means = 2.4 - 0.3 / (1 + sizes / 60)
-        branches = [(int(B), list(m + 0.01 * random.normal(size=2))) for B, m in zip(sizes, means, strict=True)]
-        inside += 60 in branched_noise(branches, 2.4, draw)
-    assert 0.88 <= inside / 200 <= 0.995
-
-
-def test_branches_that_all_make_progress_give_a_lower_end_alone():
-    found = branched_noise([(1, [2.0, 2.0]), (4, [2.04, 2.06]), (16, [2.18, 2.2])], 2.4)
-    assert found.value == found.hi95 == math.inf
-    assert 8 < found.lo95 < 16  # where half the progress of the best, 0.2, may be made
-
-
-def test_branches_that_say_nothing_give_no_number():
-    assert branched_noise([(1, [2.0, 2.0]), (4, [2.0, 2.1]), (16, [2.0, 2.0])], 2.4).value == math.inf
-    for losses in ([], [[2.0, 2.0], [2.1, 2.0]], [[2.5, 2.5], [2.6, 2.5], [2.7, 2.6]], [[2.0], [2.1], [2.4]]):
-        assert math.isnan(branched_noise([(4**k, found) for k, found in enumerate(losses)], 2.4).value)
 
 
 def test_branches_of_the_same_batch_go_on_like_the_run(problem):
@@ -240,15 +206,15 @@ def test_branches_of_the_same_batch_go_on_like_the_run(problem):
     assert set(found) == {4, 16}  # the largest would have had less than a step
     assert all(loss < start and loss != losses[0] for losses in found.values() for loss in losses[1:])
     assert all(torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
-    step = stepper.other.adam.state_dict()["state"][0]["step"] if stepper.other else 0
-    assert float(step) == 24  # and its optimiser is where it was
+    assert isinstance(stepper.optimizer, Optimizer)
+    assert float(stepper.optimizer.adam.state_dict()["state"][0]["step"]) == 24  # and its optimiser is where it was
 
 
 def test_a_loaded_optimiser_has_the_beta2_of_its_new_batch(problem):
     stepper = Stepper(problem.model(0), "adamw", 16, torch.float32)
     stepper.load(stepper.state(), 64)
-    assert stepper.other is not None
-    assert {group["betas"] for group in stepper.other.adam.param_groups} == {(0.9, beta2(64))}
+    assert isinstance(stepper.optimizer, Optimizer)
+    assert {group["betas"] for group in stepper.optimizer.adam.param_groups} == {(0.9, beta2(64))}
 
 
 def test_on_a_net_in_training_both_estimators_agree(problem):
@@ -301,8 +267,8 @@ SMALL = (
 
 
 def test_the_star_changes_one_factor_at_a_time():
-    full = noise_scale.check(noise_scale.Config(**noise_scale.PRESETS["full"]))
-    star = noise_scale.studies(full)
+    full = resolve_noise(Config(**PRESETS["full"]))
+    star = studies(full)
     base = star[0].arm
     assert [len(study.batches) for study in star] == [10] + 7 * [5]
     changed = [
@@ -311,13 +277,10 @@ def test_the_star_changes_one_factor_at_a_time():
     ]
     assert sorted(changed) == [[], *2 * [["optimizer"]], *3 * [["task"]], *2 * [["width"]]]
     # Without the star, other sizes are only measured, with what was tuned for the base.
-    alone = noise_scale.studies(noise_scale.check(noise_scale.Config()))
+    default = resolve_noise(Config())
+    alone = studies(default)
     assert [study.swept for study in alone] == [True, False, False]
-    assert [len(noise_scale.tuning_jobs(noise_scale.Config(), study, "", "cpu", Path())) for study in alone] == [
-        5,
-        0,
-        0,
-    ]
+    assert [len(tuning_jobs(default, study, "", "cpu", Path())) for study in alone] == [5, 0, 0]
 
 
 def start(*arguments: str, folder: Path) -> subprocess.Popen:
@@ -353,15 +316,28 @@ def test_the_script_resumes_after_a_kill_and_ends_with_tables_figures_and_verdic
     assert {row["batch"] for row in rows} == {"4", "16", "64"}
     # The cells are what one process gets that nothing stopped.
     for batch in (4, 16, 64):
-        expected = tune(problem, batch, noise_scale.start_rate("adamw", batch), [1.0, 0.3], 3e5)
+        expected = tune(problem, batch, start_rate("adamw", batch), [1.0, 0.3], 3e5)
         mine = [row for row in rows if row["batch"] == str(batch)]
         found = [(float(row["rate"]), float(row["steps"] or "inf"), int(row["steps_made"])) for row in mine]
         assert found == [(t.rate, round(steps, 2), t.made) for t in expected for steps in t.steps]
+    # Once more, only what the kept cells do not hold is made again: the tables, the verdicts and the figures.
+    kept = {path.name: path.stat().st_mtime_ns for path in cells.glob("*.json")}
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".csv", ".json", ".png")}
+    for name in ("fits.json", "noise_scale.png"):
+        (folder / name).unlink()
     again = start(folder=tmp_path)
     out, _ = again.communicate(timeout=60)
     assert again.returncode == 0
     assert "already done" in out
     assert "P1 " in out
+    assert {path.name: path.stat().st_mtime_ns for path in cells.glob("*.json")} == kept
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def test_what_judges_and_draws_is_no_part_of_a_study():
+    files = {Path(name).stem for name in source_hashes(*noise_scale.ROOTS)}
+    assert {"batch_sweep", "local_noise", "decoder", "optimizer", "corpora"} <= files
+    assert not {"predictions", "arm_tables", "batch_laws", "study_tables", "study_figures", "run", "cli"} & files
 
 
 @pytest.mark.parametrize(

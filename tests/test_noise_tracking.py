@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import train
-import training
-from gradient_noise import flat, gradient, measure
-from noise_tracking import EVERY, NoiseTracker, noise_of, noise_summary
+from gradient_noise.noise_estimators import flat, gradient, measure
+from gradient_noise.noise_tracking import EVERY, NoiseTracker, noise_of, noise_summary
+from lm_settings.train_settings import Config, resolve
+from optimisation.lm_learner import Learner
 from tiny_decoder import random_tokens, tiny_decoder
 
 
@@ -89,10 +90,10 @@ def test_tracking_leaves_training_as_it_was():
     small: dict[str, Any] = {"layers": 1, "heads": 2, "width": 16, "batch": 4, "steps": 10, "length": 8, "vocab": 32}
     weights = []
     for tracked in (False, True):
-        config = train.resolve(train.Config(task="repeat", track_noise=tracked, **small))
-        run = training.Training(config, None, torch.device("cpu"), torch.float32)
+        settings = resolve(Config(task="repeat", track_noise=tracked, **small))
+        learner = Learner(settings, None, torch.device("cpu"), torch.float32)
         for step in range(10):
-            run.step(step, 10)
-        weights.append(flat(p.detach() for p in run.model.parameters()))
+            train.update(learner, step, 10)
+        weights.append(flat(p.detach() for p in learner.model.parameters()))
     assert float((weights[0] - weights[1]).abs().max()) < 1e-3
     assert not torch.equal(weights[0], torch.zeros_like(weights[0]))

@@ -9,16 +9,10 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
-from policy import (
-    LOG_STD,
-    ActorCritic,
-    CategoricalPolicy,
-    GaussianPolicy,
-    ImpalaEncoder,
-    NatureEncoder,
-    glorot,
-    policy_for,
-)
+from policy_networks.action_distributions import CategoricalPolicy, GaussianPolicy, policy_for
+from policy_networks.actor_critic import ActorCritic
+from policy_networks.image_encoders import ImpalaEncoder, NatureEncoder, glorot
+from rl_settings.vpg_choices import LOG_STD
 
 SPACES = {
     "discrete": spaces.Discrete(5),

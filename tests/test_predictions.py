@@ -6,11 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from critical_batch import steps_needed
-from gradient_noise import Interval
-from local_noise import read_squares
-from predictions import (
-    arm_result,
+from critical_batch.arm_tables import arm_result, trajectory_average, tuned
+from critical_batch.batch_laws import steps_needed
+from critical_batch.local_noise import read_squares
+from critical_batch.predictions import (
     judge,
     kaplan_law,
     log_mean,
@@ -22,9 +21,8 @@ from predictions import (
     p10_tokens,
     p12_branches,
     slope,
-    trajectory_average,
-    tuned,
 )
+from gradient_noise.noise_estimators import Interval
 
 CONTEXT = 10
 BATCHES = 4 ** np.arange(6)

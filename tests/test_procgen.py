@@ -11,14 +11,21 @@ import pytest
 import torch
 
 import evaluate
-import gradients
-import vpg
 from common.errors import BadInput
-from envs import make_streams
-from policy import image_encoder
+from common.run import Run
+from policy_networks.image_encoders import image_encoder
 from procgen_wheel import engine
-from rollout import Collector, joined, play
-from updates import groups_to_keep
+from rl_report.learning_curve import learning_curve
+from rl_settings.vpg_settings import Config, resolve
+from training_runs import training_run
+from training_runs.training_run import train_or_find
+from vector_environments.make_streams import make_streams
+from vpg_learner import gradients
+from vpg_learner.gae_and_truncation import make_batch
+from vpg_learner.playing import play
+from vpg_learner.policy_step_and_value_fit import Weights, groups_to_keep, step_policy, vpg_loss
+from vpg_learner.rollout import Collector, joined
+from vpg_learner.vpg_trainer import Trainer
 
 
 @pytest.mark.parametrize(("kind", "with_norm"), [("impala", "impala-norm"), ("impala-half", "impala-half-norm")])
@@ -43,14 +50,14 @@ def test_normalised_features_do_not_die_of_a_drift(kind, with_norm):
 SMALL = {"num_envs": 8, "horizon": 16, "encoder": "nature", "eval_every": 0, "final_episodes": 2, "device": "cpu"}
 
 
-def small(**more: Any) -> vpg.Config:
-    return vpg.Config(**{"env": "procgen:bossfight", **SMALL, **more})
+def small(**more: Any) -> Config:
+    return Config(**{"env": "procgen:bossfight", **SMALL, **more})
 
 
 @engine
 @pytest.mark.parametrize("critic", ["shared", "detached", "separate"])
 def test_values_and_heads_of_a_rollout_are_the_networks(critic):
-    trainer = vpg.Trainer(vpg.resolve(small(critic=critic, bf16=False)), torch.device("cpu"))
+    trainer = Trainer(resolve(small(critic=critic, bf16=False)), torch.device("cpu"))
     rollout = trainer.collector.collect(trainer.model, trainer.random)
     model, flat = trainer.model, rollout.obs.flatten(0, 1)
     with torch.no_grad():
@@ -67,16 +74,16 @@ def test_values_and_heads_of_a_rollout_are_the_networks(critic):
 @pytest.mark.parametrize(("critic", "trunk_moves"), [("shared", True), ("detached", False)])
 def test_only_a_shared_encoder_learns_from_the_values(critic, trunk_moves):
     """With advantages and entropy bonus of zero the policy gradient vanishes, and what is left is the value's."""
-    config = vpg.resolve(small(critic=critic, entropy=0.0, bf16=False))
-    trainer = vpg.Trainer(config, torch.device("cpu"))
+    config = resolve(small(critic=critic, entropy=0.0, bf16=False))
+    trainer = Trainer(config, torch.device("cpu"))
     rollout = trainer.collector.collect(trainer.model, trainer.random)
-    batch, _ = vpg.make_batch(config, rollout, trainer.model)
+    batch, _ = make_batch(config, rollout, trainer.model)
     batch = replace(batch, advantages=torch.zeros(len(batch)), targets=torch.ones(len(batch)))
     before = (
         [p.clone() for p in trainer.model.trunk.parameters()],
         [p.clone() for p in trainer.model.critic.parameters()],
     )
-    vpg.update_policy(config, trainer.model, batch, trainer.optimizer, trainer.random)
+    step_policy(config, trainer.model, batch, trainer.optimizers.policy, trainer.random)
     moved = [
         any(not torch.equal(p, q) for p, q in zip(now.parameters(), then, strict=True))
         for now, then in zip((trainer.model.trunk, trainer.model.critic), before, strict=True)
@@ -89,14 +96,14 @@ def test_only_a_shared_encoder_learns_from_the_values(critic, trunk_moves):
 @pytest.mark.parametrize("critic", ["shared", "detached"])
 @pytest.mark.parametrize("games", [8, 5])  # two groups of four, and one of five
 def test_passes_that_acted_give_the_gradient_that_new_ones_give(critic, games):
-    config = vpg.resolve(small(critic=critic, bf16=False, num_envs=games))
-    trainer = vpg.Trainer(config, torch.device("cpu"))
+    config = resolve(small(critic=critic, bf16=False, num_envs=games))
+    trainer = Trainer(config, torch.device("cpu"))
     rollout = trainer.collector.collect(trainer.model, trainer.random, groups_to_keep(config, trainer.model))
     assert len(rollout.passes) == (2 if games == 8 else 1)
-    batch, _ = vpg.make_batch(config, rollout, trainer.model)
-    weights = gradients.Weights(0.01, 0.5)
-    new, noise = gradients.grouped_gradient(trainer.model, batch, weights, games, 2)
-    kept, same = gradients.grouped_gradient(trainer.model, batch, weights, games, 2, rollout.passes)
+    batch, _ = make_batch(config, rollout, trainer.model)
+    weights = Weights(0.01, 0.5)
+    new, noise = gradients.grouped_gradient(vpg_loss, trainer.model, batch, weights, games, 2)
+    kept, same = gradients.grouped_gradient(vpg_loss, trainer.model, batch, weights, games, 2, rollout.passes)
     for a, b in zip(kept, new, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-3)
     assert (noise is None) == (same is None) == (games == 5)
@@ -117,15 +124,15 @@ def test_kept_passes_leave_out_what_is_no_transition():
 
 @engine
 def test_training_in_parts_of_the_batch_is_training_on_the_batch(monkeypatch):
-    config = vpg.resolve(small(bf16=False))
-    trainer = vpg.Trainer(config, torch.device("cpu"))
+    config = resolve(small(bf16=False))
+    trainer = Trainer(config, torch.device("cpu"))
     rollout = trainer.collector.collect(trainer.model, trainer.random)
-    batch, _ = vpg.make_batch(config, rollout, trainer.model)
+    batch, _ = make_batch(config, rollout, trainer.model)
 
-    weights = gradients.Weights(0.01, 0.5)
-    whole = gradients.chunked_gradient(gradients.vpg_loss, trainer.model, batch, weights, len(batch))
+    weights = Weights(0.01, 0.5)
+    whole = gradients.chunked_gradient(vpg_loss, trainer.model, batch, weights, len(batch))
     monkeypatch.setattr(gradients, "IMAGES_AT_ONCE", 48)
-    parts = gradients.chunked_gradient(gradients.vpg_loss, trainer.model, batch, weights, len(batch))
+    parts = gradients.chunked_gradient(vpg_loss, trainer.model, batch, weights, len(batch))
     for a, b in zip(whole, parts, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-3)
     trainer.close()
@@ -141,13 +148,13 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("quiet", [True, False])  # one thread; all cores, and the engine's own threads
 def test_a_stopped_run_ends_where_an_uninterrupted_one_ends(tmp_path, monkeypatch, quiet):
     given = small(total_steps=8 * 16 * 6, results_dir=str(tmp_path / "a"), minibatches=2)
-    _, whole = vpg.run_config(given, quiet=quiet)
+    _, whole = train_or_find(given, learning_curve, quiet=quiet)
     stopped = replace(given, results_dir=str(tmp_path / "b"))
 
     class Stop(Exception):
         pass
 
-    saves, save = [], vpg.Run.save
+    saves, save = [], Run.save
 
     def save_and_stop(self, step, state):
         save(self, step, state)
@@ -155,12 +162,12 @@ def test_a_stopped_run_ends_where_an_uninterrupted_one_ends(tmp_path, monkeypatc
         if len(saves) == 1:
             raise Stop
 
-    monkeypatch.setattr(vpg, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(vpg.Run, "save", save_and_stop)
+    monkeypatch.setattr(training_run, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(Run, "save", save_and_stop)
     with pytest.raises(Stop):
-        vpg.run_config(stopped, quiet=quiet)
+        train_or_find(stopped, learning_curve, quiet=quiet)
     assert saves == [128]
-    _, resumed = vpg.run_config(stopped, quiet=quiet)
+    _, resumed = train_or_find(stopped, learning_curve, quiet=quiet)
     assert rows_of(resumed) == rows_of(whole)
     assert json.loads((whole / "config.json").read_text())["config"]["backend"] == "procgen"
     a, b = (json.loads((folder / "summary.json").read_text()) for folder in (whole, resumed))
@@ -173,7 +180,7 @@ def test_evaluate_plays_levels_of_training_or_all_and_records(tmp_path, capsys, 
     monkeypatch.setattr(evaluate, "available_cores", lambda: 1)
     monkeypatch.setattr(evaluate, "GIF_FRAMES", 20)
     given = small(env="procgen:starpilot", total_steps=128, levels=3, results_dir=str(tmp_path))  # its games are short
-    _, folder = vpg.run_config(given, quiet=True)
+    _, folder = train_or_find(given, learning_curve, quiet=True)
     trained = evaluate.load_run(folder)
     assert trained.levels == 3
     for split in ("train", "test"):
@@ -192,7 +199,7 @@ def test_evaluate_plays_levels_of_training_or_all_and_records(tmp_path, capsys, 
 @engine
 def test_play_counts_success_game_by_game():
     streams = make_streams("procgen:coinrun", 4, levels=200)
-    trainer = vpg.Trainer(vpg.resolve(small()), torch.device("cpu"))
+    trainer = Trainer(resolve(small()), torch.device("cpu"))
     returns, successes = play(trainer.model, streams, None, 2, [3])
     assert np.array_equal(successes, returns == 10)
     trainer.close()
@@ -201,10 +208,10 @@ def test_play_counts_success_game_by_game():
 
 def test_bad_input_is_one_sentence(monkeypatch):
     with pytest.raises(BadInput, match="--levels is for Procgen"):
-        vpg.resolve(vpg.Config(levels=10))
+        resolve(Config(levels=10))
     with pytest.raises(BadInput, match="--levels must be"):
-        vpg.resolve(small(levels=-1))
-    monkeypatch.setattr("procgen_env.importlib.util.find_spec", lambda name: None)
+        resolve(small(levels=-1))
+    monkeypatch.setattr("vector_environments.procgen_engine.importlib.util.find_spec", lambda name: None)
     with pytest.raises(BadInput, match="needs Procgen"):
         make_streams("procgen:coinrun", 1)
 
@@ -228,13 +235,13 @@ def test_a_flag_that_changes_nothing_is_refused_and_leaves_nothing(tmp_path, mor
     if given.env == "CartPole-v1":
         given = replace(given, encoder=None)
     with pytest.raises(BadInput, match=why):
-        vpg.run_config(given, quiet=True)
+        train_or_find(given, learning_curve, quiet=True)
     assert list(tmp_path.rglob("*.json")) == []
 
 
 @engine
 def test_a_value_of_no_weight_is_still_a_loss():
-    trainer = vpg.Trainer(vpg.resolve(small(value_weight=0.0)), torch.device("cpu"))
+    trainer = Trainer(resolve(small(value_weight=0.0)), torch.device("cpu"))
     assert np.isfinite(trainer.update()["grad_norm"])
     trainer.close()
 
@@ -242,7 +249,7 @@ def test_a_value_of_no_weight_is_still_a_loss():
 @engine
 def test_a_collector_keeps_pictures_that_the_engine_overwrites():
     streams = make_streams("procgen:starpilot", 2, levels=200)
-    trainer = vpg.Trainer(vpg.resolve(small()), torch.device("cpu"))
+    trainer = Trainer(resolve(small()), torch.device("cpu"))
     collector = Collector(streams, 20, None, None)
     collector.reset([4])
     first = collector.collect(trainer.model, torch.Generator().manual_seed(0)).obs

@@ -9,19 +9,11 @@ import numpy as np
 import pytest
 
 from common.errors import BadInput
-from envs import Streams, make_streams
-from procgen_env import (
-    GAMES,
-    MODES,
-    RETURN_RANGES,
-    TIME_LIMITS,
-    ProcgenEngine,
-    ProcgenEnvpool,
-    game_and_mode,
-    make_procgen,
-    normalised_return,
-)
 from procgen_wheel import HERE, engine
+from rl_settings.procgen_games import GAMES, MODES, RETURN_RANGES, TIME_LIMITS, game_and_mode, normalised_return
+from vector_environments.make_streams import make_streams
+from vector_environments.procgen_engine import ProcgenEngine, ProcgenEnvpool, make_procgen
+from vector_environments.streams import Streams
 
 NOTHING = 4  # the action
 
@@ -211,7 +203,9 @@ def test_envpools_second_reset_is_no_transition(monkeypatch):
         return made[-1]
 
     monkeypatch.setitem(sys.modules, "envpool", types.SimpleNamespace(make=make))
-    monkeypatch.setattr("procgen_env.importlib.util.find_spec", lambda name: name == "envpool" or None)
+    monkeypatch.setattr(
+        "vector_environments.procgen_engine.importlib.util.find_spec", lambda name: name == "envpool" or None
+    )
     monkeypatch.setitem(TIME_LIMITS, "maze", 4)
     streams = make_streams("procgen:maze", 2, levels=7)
     streams.reset([0])
@@ -244,6 +238,8 @@ def test_an_envpool_without_its_libraries_is_one_sentence(monkeypatch):
         raise ImportError("Qt 5 is missing\nand more")
 
     monkeypatch.setitem(sys.modules, "envpool", types.SimpleNamespace(make=make))
-    monkeypatch.setattr("procgen_env.importlib.util.find_spec", lambda name: name == "envpool" or None)
+    monkeypatch.setattr(
+        "vector_environments.procgen_engine.importlib.util.find_spec", lambda name: name == "envpool" or None
+    )
     with pytest.raises(BadInput, match=r"cannot be used: Qt 5 is missing$"):
         make_streams("procgen:maze", 2)

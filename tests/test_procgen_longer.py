@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from procgen_report import ppo_return, procgen_figure, procgen_table
 from procgen_results import REFERENCE, TEXT, last_return_in_training, numbers, published_returns, results, rows
+from rl_report.procgen_report import procgen_figure, procgen_table
+from rl_report.published import ppo_return
 
 GAMES = ("coinrun", "starpilot", "fruitbot")
 LONGER, CONTROL, FURTHER = "three-2m", "ppo-full-1m", "coinrun-5m"

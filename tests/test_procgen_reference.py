@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from procgen_env import GAMES, normalised_return
-from procgen_report import ppo_return, procgen_figure, procgen_table
 from procgen_results import (
     COUNTS,
     README,
@@ -20,6 +18,9 @@ from procgen_results import (
     suite_in_training,
     with_interval,
 )
+from rl_report.procgen_report import procgen_figure, procgen_table
+from rl_report.published import ppo_return
+from rl_settings.procgen_games import GAMES, normalised_return
 
 
 def test_the_table_is_that_of_the_runs():

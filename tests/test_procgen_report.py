@@ -1,24 +1,24 @@
 """The Procgen suite's table and figure: PPO's published means over games, interpolation, one hand-made set of runs."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from common.errors import BadInput
-from compare import Config, arms_of, check, filled, settings
-from procgen_env import GAMES, normalised_return
-from procgen_report import (
-    mean_interval,
-    ppo_return,
-    procgen_figure,
-    procgen_table,
-    random_return,
-    smoothed,
-    windows,
-)
-from settings import Config as RunConfig
-from settings import resolve
+from compare import check_environments
+from rl_report.procgen_report import procgen_figure, procgen_table, smoothed, windows
+from rl_report.published import ppo_return, random_return
+from rl_report.seed_statistics import mean_interval
+from rl_settings.compare_settings import CompareConfig, CompareSettings, arms_of, config_of, resolve_comparison
+from rl_settings.procgen_games import GAMES, normalised_return
+from rl_settings.vpg_settings import Config, resolve
+
+
+def compared(**flags: Any) -> CompareSettings:
+    """What compare.py makes of flags."""
+    return resolve_comparison(CompareConfig(**flags))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def runs(steps: int, train: float, test: float) -> list[dict]:
 
 
 def test_the_suite_is_sixteen_games_and_its_table_is_right(tmp_path):
-    config = filled(Config(suite="procgen"))
+    config = compared(suite="procgen")
     arms = arms_of(config)
     assert [arm.env for arm in arms] == [f"procgen:{game}" for game in GAMES]
     assert {arm.algo for arm in arms} == {"vpg"}
@@ -105,20 +105,20 @@ def test_the_figure_draws_the_means_of_two_windows_without_the_first():
 
 
 def test_flags_win_over_the_suite_and_the_suite_over_defaults():
-    assert filled(Config()).envs == ("CartPole-v1",)
-    assert filled(Config()).seeds == (5,)
-    config = filled(Config(suite="procgen", envs=("procgen:maze",), seeds=(3,)))
+    assert compared().envs == ("CartPole-v1",)
+    assert compared().seeds == (5,)
+    config = compared(suite="procgen", envs=("procgen:maze",), seeds=(3,))
     assert config.envs == ("procgen:maze",)
     assert config.seeds == (3,)
 
 
 def test_hard_mode_and_diverged_runs_have_their_lines(tmp_path: Path):
-    config = filled(Config(envs=("procgen:maze-hard", "procgen:maze"), algos=("vpg",)))
+    config = compared(envs=("procgen:maze-hard", "procgen:maze"), algos=("vpg",))
     hard, easy = arms_of(config)
     table = procgen_table({hard: runs(2_000, 7.0, 4.0), easy: [{"summary": {"status": "diverged"}, "curve": []}]})
     assert "| maze-hard | vpg | 2,000 | 7.00 | 4.00 | 0.50, 0.00 | 50%, 25% |  |  | 1 |" in table
     assert "| maze | vpg | all runs diverged |" in table
-    many = arms_of(filled(Config(envs=("procgen:maze-hard",), algos=("vpg",), minibatches=tuple(range(1, 11)))))
+    many = arms_of(compared(envs=("procgen:maze-hard",), algos=("vpg",), minibatches=tuple(range(1, 11))))
     procgen_figure(
         {arm: runs(2_000, 7.0, 4.0) for arm in (hard, *many)}, tmp_path / "hard"
     )  # more than there are colours
@@ -127,37 +127,37 @@ def test_hard_mode_and_diverged_runs_have_their_lines(tmp_path: Path):
 
 def test_procgen_is_not_compared_with_other_environments():
     with pytest.raises(BadInput, match="table of their own"):
-        check(filled(Config(envs=("CartPole-v1", "procgen:maze"))))
+        compared(envs=("CartPole-v1", "procgen:maze"))
     with pytest.raises(BadInput, match="--seeds takes one number"):
-        check(filled(Config(seeds=(1, 2))))
+        compared(seeds=(1, 2))
 
 
 def test_the_two_forms_of_a_single_pass_are_arms_of_their_own_with_recipes_of_their_own():
-    config = filled(Config(suite="procgen", envs=("procgen:maze",), algos=("vpg", "ppo"), minibatches=(1, 16)))
-    check(config)
+    config = compared(suite="procgen", envs=("procgen:maze",), algos=("vpg", "ppo"), minibatches=(1, 16))
+    check_environments(config)
     arms = arms_of(config)
     assert [arm.label for arm in arms] == ["vpg", "vpg, 16 minibatches", "ppo"]
-    strict, several, ppo = (resolve(settings(config, arm, 0)) for arm in arms)
+    strict, several, ppo = (resolve(config_of(config, arm, 0)) for arm in arms)
     assert (strict.minibatches, several.minibatches, ppo.minibatches) == (1, 16, 8)
-    assert strict == resolve(RunConfig(env="procgen:maze", device="cpu"))
+    assert strict == resolve(Config(env="procgen:maze", device="cpu"))
     assert (strict.clip, several.clip, ppo.clip) == (0.0, 0.2, 0.2)
     assert [
         (c.num_envs, c.horizon)
-        for c in (resolve(RunConfig(env="procgen:maze", minibatches=parts)) for parts in (2, 16, 64))
+        for c in (resolve(Config(env="procgen:maze", minibatches=parts)) for parts in (2, 16, 64))
     ] == [(64, 8), (64, 64), (64, 256)]
     # no fewer steps per frame
-    assert (several.num_envs or 0) * (several.horizon or 0) / 16 <= (strict.num_envs or 0) * (strict.horizon or 0)
+    assert several.num_envs * several.horizon / 16 <= strict.num_envs * strict.horizon
 
 
 def test_networks_are_arms_of_their_own():
     nets = ("impala", "nature")
-    config = filled(Config(envs=("procgen:maze",), algos=("vpg", "ppo"), minibatches=(1, 16), encoders=nets))
-    check(config)
+    config = compared(envs=("procgen:maze",), algos=("vpg", "ppo"), minibatches=(1, 16), encoders=nets)
+    check_environments(config)
     arms = arms_of(config)
     labels = ["vpg, impala", "vpg, nature", "vpg, 16 minibatches, impala", "vpg, 16 minibatches, nature"]
     assert [arm.label for arm in arms] == [*labels, "ppo, impala", "ppo, nature"]
-    assert [resolve(settings(config, arm, 0)).encoder for arm in arms] == [*nets, *nets, *nets]
+    assert [resolve(config_of(config, arm, 0)).encoder for arm in arms] == [*nets, *nets, *nets]
     with pytest.raises(BadInput, match="--encoders must name at least one, and none twice"):
-        check(filled(Config(envs=("procgen:maze",), encoders=("nature", "nature"))))
+        compared(envs=("procgen:maze",), encoders=("nature", "nature"))
     with pytest.raises(BadInput, match="--encoders are for images, and CartPole-v1 shows none"):
-        check(filled(Config(envs=("CartPole-v1",), encoders=nets)))
+        check_environments(compared(envs=("CartPole-v1",), encoders=nets))

@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from procgen_env import GAMES, normalised_return
-from procgen_report import ppo_return
 from procgen_results import (
     COUNTS,
     PAGE,
@@ -17,7 +15,9 @@ from procgen_results import (
     suite_in_training,
     with_interval,
 )
-from recipes import recipe_for
+from rl_report.published import ppo_return
+from rl_settings.procgen_games import GAMES, normalised_return
+from rl_settings.recipes import recipe_for
 
 
 def test_width_and_passes_are_as_readme_says():

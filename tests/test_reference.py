@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-import fit
-import lawreport
+from law_report.fits_json import to_json
+from law_report.formulae import formulae, number
+from laws.analysis import analyse
+from laws.run_table import CHANCE_LOSS, read_table
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "results/reference/scaling_laws/default"
@@ -23,7 +25,7 @@ def fits() -> dict:
 
 
 def test_the_committed_fits_follow_from_the_committed_runs(fits):
-    again = fit.to_json(fit.analyse(fit.read_table(REFERENCE / "runs.csv"), 1e-3, fit.CHANCE_LOSS))
+    again = to_json(analyse(read_table(REFERENCE / "runs.csv"), 1e-3, CHANCE_LOSS))
     for part, committed in ((again, fits), (again["noise_matched"], fits["noise_matched"])):
         for key in ("alpha", "beta", "a", "b"):
             for end in ("value", "lo95", "hi95"):
@@ -31,7 +33,7 @@ def test_the_committed_fits_follow_from_the_committed_runs(fits):
     for key in ("a", "b"):
         assert again["isoflop"][key] == pytest.approx(fits["isoflop"][key], rel=1e-6)
     assert again["data"] == pytest.approx(fits["data"])
-    assert fit.formulae(fits) in (REFERENCE / "formulae.md").read_text()
+    assert formulae(fits) in (REFERENCE / "formulae.md").read_text()
 
 
 def test_readme_quotes_the_committed_numbers(fits):
@@ -44,11 +46,11 @@ def test_readme_quotes_the_committed_numbers(fits):
         assert quoted(item) in README
     assert f"{fits['data']['runs']} runs" in README
     for symbol, item in (("N", fits["example"]["N"]), ("D", fits["example"]["D"])):
-        assert lawreport.number(item["value"]) in README, symbol
+        assert number(item["value"]) in README, symbol
 
 
 def test_reference_meets_what_was_asked_of_the_default_sweep(fits):
-    table = fit.read_table(REFERENCE / "runs.csv")
+    table = read_table(REFERENCE / "runs.csv")
     assert table.dataset == "mnist"
     assert len(table.runs.loss) >= 100
     assert fits["macs"]["p"] * fits["a"]["value"] + fits["b"]["value"] == pytest.approx(1)

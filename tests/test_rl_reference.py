@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compare import solved_at
+from rl_report.seed_statistics import solved_at
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "results/reference/rl"

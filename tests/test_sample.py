@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 import sample
 from common.cli import run_main
 from common.files import save_checkpoint
-from decoder import Decoder
-from evaluation import checkpoint_state
-from sample import choose, generate
-from tasks import mix
+from decoder_model.decoder import Decoder
+from lm_evaluation import generation
+from lm_evaluation.checkpoints import checkpoint_state, load_text_model
+from lm_evaluation.generation import choose, generate
+from texts.seeds import derived_seed
+from texts.vocabulary import build
 from tiny_decoder import VARIANTS, name_of, random_tokens, tiny_decoder
-from vocabulary import build
 
 logit_rows = st.lists(st.integers(-40, 40), min_size=2, max_size=12, unique=True).map(
     lambda tenths: torch.tensor([[t / 10 for t in tenths]])
@@ -29,7 +30,7 @@ logit_rows = st.lists(st.integers(-40, 40), min_size=2, max_size=12, unique=True
 
 
 def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(mix(seed, 0))
+    return torch.Generator().manual_seed(derived_seed(seed, 0))
 
 
 # ---------------------------------------------------------------- which token
@@ -166,7 +167,7 @@ def test_every_token_is_chosen_by_the_logits_of_all_that_is_read(variant, batch,
     model = tiny_decoder(*variant)
     prompt = random_tokens(model, batch, length)
     ours, expected = Picks(model), Picks(model)
-    monkeypatch.setattr(sample, "choose", ours)
+    monkeypatch.setattr(generation, "choose", ours)
     found = torch.cat(list(generate(model, prompt, 40)), 1)
     slow(model, prompt, expected, 40)
     assert found.shape == (batch, 40)
@@ -198,8 +199,10 @@ def test_the_shortest_contexts(context):
 def test_positions_stay_among_those_of_training(monkeypatch):
     model = tiny_decoder()
     asked: list[tuple[int, int]] = []
-    places = model.places
-    monkeypatch.setattr(model, "places", lambda start, length: asked.append((start, length)) or places(start, length))
+    places = model.positions
+    monkeypatch.setattr(
+        model, "positions", lambda start, length: asked.append((start, length)) or places(start, length)
+    )
     list(generate(model, random_tokens(model, 1, 3), 50, temperature=0))
     assert max(start + length for start, length in asked) == model.shape.context
     assert sum(length > 1 for _, length in asked) < 10  # most tokens are read once
@@ -261,7 +264,7 @@ def test_what_is_printed_is_the_prompt_and_the_text(place, monkeypatch, capsys, 
         inline(monkeypatch, "--checkpoint", checkpoint_of(kind), "--prompt", "to be", "--tokens", "40", *options) == 0
     )
     out, err = capsys.readouterr()
-    model, vocabulary = sample.load_text_model(Path(checkpoint_of(kind)), torch.device("cpu"))
+    model, vocabulary = load_text_model(Path(checkpoint_of(kind)), torch.device("cpu"))
     chosen: dict[str, Any] = {"temperature": 0.8}
     if options:
         name = options[0][2:].replace("-", "_")
@@ -287,7 +290,7 @@ def test_text_comes_as_soon_as_it_is_made(place, monkeypatch, capsys):
 
 
 def test_a_character_of_several_tokens_is_put_together(place, monkeypatch, capsys):
-    _, vocabulary = sample.load_text_model(Path(checkpoint_of("bpe")), torch.device("cpu"))
+    _, vocabulary = load_text_model(Path(checkpoint_of("bpe")), torch.device("cpu"))
     ids = [vocabulary.tokens.index(bytes([byte])) for byte in "ä→".encode()]
     monkeypatch.setattr(sample, "generate", lambda *_, **__: (torch.tensor([[i]]) for i in ids))
     assert inline(monkeypatch, "--checkpoint", checkpoint_of("bpe"), "--prompt", "to") == 0

@@ -10,11 +10,14 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from advantages import gae, rewards_to_go
 from common.errors import BadInput
-from envs import ObservationEncoder, Step, Streams, check_actions, faster, make_streams, step_seconds
-from policy import ActorCritic
-from rollout import Collector, EpisodeLog, Moments, ObservationScaler, RewardScaler, play
+from policy_networks.actor_critic import ActorCritic
+from vector_environments.make_streams import check_actions, faster, make_streams, step_seconds
+from vector_environments.streams import ObservationEncoder, Step, Streams
+from vpg_learner.gae_and_truncation import gae, next_values, rewards_to_go
+from vpg_learner.playing import play
+from vpg_learner.rollout import Collector
+from vpg_learner.running_statistics import EpisodeLog, Moments, ObservationScaler, RewardScaler
 
 # ---------------------------------------------------------------- a chain
 
@@ -70,7 +73,7 @@ def transitions(mode: AutoresetMode, steps: int) -> list[list[tuple]]:
     collector.reset([1, 2, 3])
     rollout = collector.collect(model, torch.Generator().manual_seed(0))
     values = model.value(rollout.obs.flatten(0, 1)).view(steps + 1, 3)
-    following = rollout.next_values(model.value, values)
+    following = next_values(rollout, model.value, values)
     found: list[list[tuple]] = [[] for _ in LENGTHS]
     for t in range(steps):
         for i in range(3):
@@ -187,7 +190,7 @@ def test_values_converge_to_the_known_ones(mode, clock, gamma, lam):
         for rollout in rollouts:
             T, N = rollout.rewards.shape
             values = value.expand(T + 1, N)
-            following = rollout.next_values(lambda obs, v=value: v.expand(len(obs)), values)
+            following = next_values(rollout, lambda obs, v=value: v.expand(len(obs)), values)
             ends = (rollout.terminated, rollout.truncated)
             if lam == 1.0:
                 target = rewards_to_go(rollout.rewards, following, *ends, gamma)
@@ -267,7 +270,7 @@ def test_reset_seeds_every_environment_by_its_own():
 
 
 def test_separate_processes_give_the_same_numbers():
-    from envs import asynchronous, sync
+    from vector_environments.make_streams import asynchronous, sync
 
     here, there = Streams(sync("Pendulum-v1", 2)), Streams(asynchronous("Pendulum-v1", 2))
     assert np.array_equal(here.reset([4, 5]), there.reset([4, 5]))

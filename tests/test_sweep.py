@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import math
 import os
 import shutil
 import signal
@@ -16,6 +17,11 @@ import pytest
 import common.data
 import sweep
 from common.cli import run_main
+from common.errors import BadInput
+from common.provenance import source_hashes
+from nets.flop_count import training_flops
+from sweeping.grid import Cell, fit_into, grid, search_plan
+from sweeping.sweep_settings import CommandLine, resolve
 from synthetic_mnist import write_mnist
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -223,51 +229,85 @@ def test_five_thousand_digits_without_network(place, monkeypatch, capsys):
 
 
 def test_default_grid_is_what_the_readme_says():
-    config = sweep.Config()
-    cells = sweep.grid(config)
+    settings = resolve(CommandLine())
+    cells = grid(settings)
     lines = [cell for cell in cells if cell.arm == "isoflop"]
-    flops = sum(sweep.training_flops(cell.width, cell.n_samples) for cell in lines) * config.seeds
-    assert len(cells) * config.seeds >= 100
+    flops = sum(training_flops(cell.width, cell.n_samples) for cell in lines) * len(settings.seeds)
+    assert len(cells) * len(settings.seeds) >= 100
     assert flops >= 3e12
-    assert max(config.budgets) >= 1e11
-    assert config.seeds == 3
-    for budget in config.budgets:
+    assert max(settings.budgets) >= 1e11
+    assert settings.seeds == (0, 1, 2)
+    for budget in settings.budgets:
         widths = [cell.width for cell in lines if cell.budget == budget]
         assert len(widths) >= 5
         for cell in lines:
             if cell.budget == budget:
-                assert sweep.training_flops(cell.width, cell.n_samples) == pytest.approx(budget, rel=1e-3)
+                assert training_flops(cell.width, cell.n_samples) == pytest.approx(budget, rel=1e-3)
     assert len({(cell.width, cell.n_samples) for cell in cells}) == len(cells)
 
 
 def test_widths_grow_by_sqrt_2():
-    assert list(sweep.Config().widths[2:]) == [round(4 * 2 ** (i / 2)) for i in range(6)]
+    assert list(CommandLine().widths[2:]) == [round(4 * 2 ** (i / 2)) for i in range(6)]
 
 
 def test_minutes_drop_the_largest_budgets_and_never_seeds():
-    cells = sweep.grid(sweep.Config())
+    cells = grid(resolve(CommandLine()))
 
-    def seconds(cell: sweep.Cell) -> float:
-        return 3 * sweep.training_flops(cell.width, cell.n_samples) / 2e10
+    def seconds(cell: Cell) -> float:
+        return 3 * training_flops(cell.width, cell.n_samples) / 2e10
 
-    kept = sweep.fit_into(cells, 4.0, seconds, 25.0)
+    kept = fit_into(cells, 4.0, seconds, 25.0)
     assert 0 < sum(map(seconds, kept)) <= 240 - 25
     dropped = {cell.budget for cell in cells} - {cell.budget for cell in kept}
     assert dropped
     assert min(dropped) > max(cell.budget for cell in kept if cell.arm == "isoflop")
     assert [cell for cell in cells if cell.arm != "isoflop"] == [cell for cell in kept if cell.arm != "isoflop"]
-    assert sweep.fit_into(cells, None, seconds, 25.0) == cells
-    with pytest.raises(sweep.BadInput, match="too short"):
-        sweep.fit_into(cells, 1e-3, seconds, 25.0)
+    assert fit_into(cells, math.inf, seconds, 25.0) == cells
+    with pytest.raises(BadInput, match="too short"):
+        fit_into(cells, 1e-3, seconds, 25.0)
 
 
 def test_check_of_the_learning_rate_uses_other_seeds_than_the_sweep():
-    config = sweep.Config(seed=5)
-    points, seeds = sweep.tuning_points(config, 10**6)
-    assert {cell.n_samples for cell, _ in points} == {20_000}
-    assert {cell.n_samples for cell, _ in sweep.tuning_points(config, 500)[0]} == {500}
-    assert not set(seeds) & set(range(5, 5 + config.seeds))
-    assert len({lr for _, lr in points}) == 5
+    settings = resolve(CommandLine(seed=5))
+    search = search_plan(settings, 10**6)
+    assert {cell.n_samples for cell, _ in search.points} == {20_000}
+    assert {cell.n_samples for cell, _ in search_plan(settings, 500).points} == {500}
+    assert settings.seeds == (5, 6, 7)
+    assert not set(search.seeds) & set(settings.seeds)
+    assert len({lr for _, lr in search.points}) == 5
+
+
+def test_one_net_is_a_sweep_of_one_cell_without_a_search():
+    settings = resolve(CommandLine(preset="full", tuning="full", width=3, samples=700, seed=4))
+    assert grid(settings) == [Cell("single", 3, 700)]
+    assert settings.seeds == (4,)
+    assert search_plan(settings, 700).points == []
+
+
+def test_a_worker_imports_neither_fits_nor_figures():
+    code = "import sys, sweep; print([name for name in ('scipy', 'matplotlib', 'laws') if name in sys.modules])"
+    command = [sys.executable, "-c", code]
+    out = subprocess.run(command, cwd=ROOT / "scaling_laws", capture_output=True, text=True, check=True).stdout
+    assert out == "[]\n"
+
+
+def test_what_trains_is_the_identity_of_a_run_and_the_report_is_not():
+    found = source_hashes(*sweep.sources(resolve(CommandLine())))
+    files = {name.removeprefix("scaling_laws/") for name in found if name.startswith("scaling_laws/")}
+    names = (
+        "cell_jobs",
+        "cell_progress",
+        "convnet",
+        "digits",
+        "flat_adam",
+        "flop_count",
+        "learning_rate",
+        "net_training",
+    )
+    assert files == {f"nets/{name}.py" for name in names}
+    assert {"common/run.py", "common/cli.py", "common/plots.py"}.isdisjoint(found)
+    searched = source_hashes(*sweep.sources(resolve(CommandLine(tuning="full"))))
+    assert searched.keys() - found.keys() == {"scaling_laws/sweeping/rate_search.py"}
 
 
 # ---------------------------------------------------------------- bad input

@@ -11,7 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import EVALUATION, INTEGER_TASKS, IntegerTask, TextTask, mix
+from lm_settings.choices import INTEGER_TASKS
+from texts.integer_tasks import EVALUATION, IntegerTask
+from texts.seeds import derived_seed
+from texts.text_windows import TextTask
 
 CPU = torch.device("cpu")
 
@@ -235,8 +238,8 @@ def test_a_draw_follows_from_seed_and_step_alone(kind, n, V):
 
 
 def test_no_training_step_shares_the_numbers_of_the_evaluation():
-    training = {mix(seed, step) for seed in range(3) for step in range(-1, 20_000)}
-    evaluation = {mix(seed, EVALUATION + i) for seed in range(3) for i in range(2000)}
+    training = {derived_seed(seed, step) for seed in range(3) for step in range(-1, 20_000)}
+    evaluation = {derived_seed(seed, EVALUATION + i) for seed in range(3) for i in range(2000)}
     assert len(training) == 3 * 20_001
     assert len(evaluation) == 3 * 2000
     assert not training & evaluation
@@ -245,16 +248,18 @@ def test_no_training_step_shares_the_numbers_of_the_evaluation():
 
 @given(seed=st.integers(0, 2**63), number=st.integers(-1, 2**42))
 def test_mixed_seeds_are_what_a_generator_takes_and_neighbours_are_unrelated(seed, number):
-    mixed = mix(seed, number)
+    mixed = derived_seed(seed, number)
     assert 0 <= mixed < 2**63
-    for neighbour in (mix(seed, number + 1), mix(seed + 1, number)):
+    for neighbour in (derived_seed(seed, number + 1), derived_seed(seed + 1, number)):
         assert neighbour != mixed
         # half of 63 bits differ; fewer than 8 or more than 55 would happen once in 10^9
         assert 8 <= (neighbour ^ mixed).bit_count() <= 55
 
 
 def test_first_numbers_of_neighbouring_generators_are_not_correlated():
-    firsts = [torch.rand(1, generator=torch.Generator().manual_seed(mix(0, step))).item() for step in range(2000)]
+    firsts = [
+        torch.rand(1, generator=torch.Generator().manual_seed(derived_seed(0, step))).item() for step in range(2000)
+    ]
     assert abs(np.corrcoef(firsts[:-1], firsts[1:])[0, 1]) < 5 / math.sqrt(2000)
     assert abs(np.mean(firsts) - 0.5) < 5 * math.sqrt(1 / 12 / 2000)
 

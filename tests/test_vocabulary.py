@@ -14,10 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import vocabulary
 from common.errors import BadInput
-from corpora import load_corpus
-from vocabulary import KINDS, Vocabulary, build, byte_level_alphabet, from_state, split_words, stretches
+from texts import vocabulary
+from texts.corpora import load_corpus
+from texts.vocabulary import KINDS, Vocabulary, build, byte_level_alphabet, from_state, split_words, stretches
 
 TRAINING = "To be, or not to be: that is the question.\n\nWhether 'tis nobler in the mind to be, not to be\n" * 5
 ANYTHING = "é漢🎭\ufeff\0"  # in UTF-8: 2, 3, 4, 3 and 1 bytes

@@ -16,16 +16,19 @@ import torch
 from gymnasium import spaces
 
 import evaluate
-import rlplots
-import updates
 import vpg
 from common.live import LiveFigure
 from common.run import read_metrics
 from device_guard import no_float64
-from gradients import ppo_loss
-from recipes import RECIPES, recipe_for
 from rl_commands import RUNS, inline
-from rollout import seeds
+from rl_report.learning_curve import learning_curve
+from rl_settings.recipes import RECIPES, recipe_for
+from rl_settings.seed_purposes import DURING, EVALUATE, FINAL, GREEDY, RESUME, TRAIN, WEIGHTS, seeds
+from rl_settings.vpg_settings import Config, resolve
+from training_runs import training_run
+from vpg_learner import policy_step_and_value_fit
+from vpg_learner.policy_step_and_value_fit import ppo_loss
+from vpg_learner.vpg_trainer import Trainer
 
 SMALL = ("--num-envs", "4", "--horizon", "16", "--eval-episodes", "4", "--final-episodes", "4", "--eval-every", "128")
 TINY = ("--total-steps", "512", *SMALL)
@@ -36,8 +39,9 @@ TIMES = {"train_seconds", "total_seconds", "steps_per_second", "seconds"}
 def place(tmp_path, monkeypatch):
     """A working folder, where runs take one thread; figures are drawn by the tests that look at them."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(vpg, "available_cores", lambda: 1)  # two wait for each other long where another process is busy
-    monkeypatch.setattr(rlplots, "learning_curve", lambda *_: None)
+    # Two threads wait for each other long where another process is busy.
+    monkeypatch.setattr(training_run, "available_cores", lambda: 1)
+    monkeypatch.setattr(vpg, "learning_curve", lambda *_: None)
     threads = torch.get_num_threads()
     yield tmp_path
     torch.set_num_threads(threads)
@@ -86,15 +90,15 @@ def test_a_run_writes_what_the_interface_promises(place, monkeypatch, capsys):
 
 def test_the_curve_is_drawn_on_the_way_and_changes_no_number(place, monkeypatch, capsys):
     drawn: list[bool] = []
-    monkeypatch.setattr(rlplots, "learning_curve", lambda *what: drawn.append(what[-1] is None))
+    monkeypatch.setattr(vpg, "learning_curve", lambda *what: drawn.append(what[-1] is None))
     assert inline(monkeypatch, *TINY, "--name", "a") == 0
     assert drawn == [False]  # at the end only: it took no ten seconds
-    monkeypatch.setattr(vpg, "LiveFigure", partial(LiveFigure, share=1e9, after=0.0))
+    monkeypatch.setattr(training_run, "LiveFigure", partial(LiveFigure, share=1e9, after=0.0))
     assert inline(monkeypatch, *TINY, "--name", "b") == 0
     assert drawn[1:] == [True] * (summary("b")["updates"] - 1) + [False]
     assert rows("a") == rows("b")
     monkeypatch.undo()
-    rlplots.learning_curve(place / RUNS / "a", "CartPole-v1", None)
+    learning_curve(place / RUNS / "a", "CartPole-v1", None)
     assert (place / RUNS / "a" / "learning_curve.png").stat().st_size > 5_000
 
 
@@ -125,8 +129,8 @@ def test_kinds_of_environments_and_settings(place, monkeypatch, arguments):
 
 def test_no_float64_reaches_the_networks(place, monkeypatch):
     with no_float64():
-        config = vpg.resolve(vpg.Config(env="Pendulum-v1", total_steps=256, num_envs=4, horizon=32, algo="ppo"))
-        trainer = vpg.Trainer(config, torch.device("cpu"))
+        config = resolve(Config(env="Pendulum-v1", total_steps=256, num_envs=4, horizon=32, algo="ppo"))
+        trainer = Trainer(config, torch.device("cpu"))
         trainer.update()
         trainer.update()
         trainer.close()
@@ -174,8 +178,8 @@ def test_one_epoch_and_one_minibatch_of_ppo_are_vpg(place, monkeypatch):
     """The same weights after the same batches, whatever the clip."""
     states = []
     for algo in ("vpg", "ppo"):
-        config = vpg.Config(algo=algo, total_steps=512, num_envs=4, horizon=32, lr=0.01, epochs=1, minibatches=1)
-        trainer = vpg.Trainer(vpg.resolve(config), torch.device("cpu"))
+        config = Config(algo=algo, total_steps=512, num_envs=4, horizon=32, lr=0.01, epochs=1, minibatches=1)
+        trainer = Trainer(resolve(config), torch.device("cpu"))
         for _ in range(4):
             trainer.update()
         states.append(trainer.model.state_dict())
@@ -192,9 +196,9 @@ def test_minibatches_of_a_pass_count_by_the_clipped_ratio(monkeypatch, algo, cli
         seen.append((clip, count))
         return ppo_loss(model, batch, weights, count, clip)
 
-    monkeypatch.setattr(updates, "ppo_loss", spy)
-    trainer = vpg.Trainer(
-        vpg.resolve(vpg.Config(algo=algo, num_envs=4, horizon=30, epochs=passes, minibatches=3, clip=clip)),
+    monkeypatch.setattr(policy_step_and_value_fit, "ppo_loss", spy)
+    trainer = Trainer(
+        resolve(Config(algo=algo, num_envs=4, horizon=30, epochs=passes, minibatches=3, clip=clip)),
         torch.device("cpu"),
     )
     trainer.update()
@@ -204,33 +208,33 @@ def test_minibatches_of_a_pass_count_by_the_clipped_ratio(monkeypatch, algo, cli
 
 
 def test_cartpole_is_learnt_in_seconds():
-    config = vpg.resolve(vpg.Config(env="CartPole-v1", seed=1000, total_steps=60_000))
-    trainer = vpg.Trainer(config, torch.device("cpu"))
-    before = trainer.evaluate(20, False, vpg.FINAL)[0].mean()
+    config = resolve(Config(env="CartPole-v1", seed=1000, total_steps=60_000))
+    trainer = Trainer(config, torch.device("cpu"))
+    before = trainer.evaluate(20, False, FINAL)[0].mean()
     while trainer.step < 60_000:
         trainer.update()
-    after = trainer.evaluate(20, False, vpg.FINAL)[0].mean()
+    after = trainer.evaluate(20, False, FINAL)[0].mean()
     trainer.close()
     assert before < 40
     assert after > 150
 
 
 def test_seeds_of_different_purposes_never_meet():
-    config = vpg.resolve(vpg.Config())
-    other = vpg.resolve(vpg.Config(seed=1))
+    config = resolve(Config())
+    other = resolve(Config(seed=1))
     found = [
         seed
         for one in (config, other)
         for purpose in (
-            (vpg.WEIGHTS,),
-            (vpg.TRAIN,),
-            (vpg.RESUME, 3),
-            (vpg.DURING, 1),
-            (vpg.DURING, 2),
-            (vpg.FINAL,),
-            (vpg.GREEDY,),
-            (evaluate.EVALUATE, 0),
-            (evaluate.EVALUATE, 1),
+            (WEIGHTS,),
+            (TRAIN,),
+            (RESUME, 3),
+            (DURING, 1),
+            (DURING, 2),
+            (FINAL,),
+            (GREEDY,),
+            (EVALUATE, 0),
+            (EVALUATE, 1),
         )
         for seed in seeds(one.seed, 32, *purpose)
     ]
@@ -242,9 +246,9 @@ def test_seeds_of_different_purposes_never_meet():
 
 def stop_after(monkeypatch: Any, updates: int) -> None:
     """Ctrl-C during an update."""
-    before = vpg.Trainer.update
+    before = Trainer.update
 
-    def update(self: vpg.Trainer) -> dict[str, float]:
+    def update(self: Trainer) -> dict[str, float]:
         row = before(self)
         if self.updates == updates:
             import signal
@@ -252,7 +256,7 @@ def stop_after(monkeypatch: Any, updates: int) -> None:
             signal.raise_signal(signal.SIGINT)
         return row
 
-    monkeypatch.setattr(vpg.Trainer, "update", update)
+    monkeypatch.setattr(Trainer, "update", update)
 
 
 @pytest.mark.parametrize("kind", ["constant", "annealed", "not restorable"])
@@ -392,7 +396,7 @@ def test_a_rate_that_is_far_too_high_is_a_divergence(place, monkeypatch, capsys)
 
 
 def test_recipes_name_settings_and_environments_that_exist():
-    fields = set(vpg.Config.__dataclass_fields__)
+    fields = set(Config.__dataclass_fields__)
     for env in (*RECIPES, "Anything-v0"):
         for algo in ("vpg", "ppo"):
             assert set(recipe_for(env, algo)) <= fields

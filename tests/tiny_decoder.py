@@ -1,13 +1,15 @@
 """Small decoders whose every parameter is away from zero, so that each part of them has something to do."""
 
-from typing import Any, Literal
+import math
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from decoder import MODERN, Decoder, Shape, parts_of
-from kernels import FAST, Kernels
+from decoder_model.decoder import Decoder, Shape
+from decoder_model.kernels import FAST, Kernels
+from lm_settings.choices import MODERN, Arch, parts_of
 
-Arch = Literal["modern", "vaswani"]
 # Both settings, and the modern one without each of its parts.
 VARIANTS: list[tuple[Arch, tuple[str, ...]]] = [
     ("modern", ()),
@@ -54,3 +56,18 @@ def random_tokens(model: Decoder, batch: int, length: int | None = None, seed: i
     """(B, T) ids; T is the context unless given."""
     random = torch.Generator().manual_seed(seed)
     return torch.randint(model.shape.vocabulary, (batch, length or model.shape.context), generator=random)
+
+
+def naive_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Vaswani et al. 2017, eq. 1, one number at a time, in Python's double precision."""
+    (N, T, D), S = q.shape, k.size(1)
+    q, k, v = q.detach(), k.detach(), v.detach()
+    y = torch.zeros(N, T, D, dtype=torch.float64)
+    for n in range(N):
+        for t in range(T):
+            seen = [s for s in range(S) if mask[t, s] == 0]
+            dots = [sum(float(q[n, t, d]) * float(k[n, s, d]) for d in range(D)) for s in seen]
+            exps = [math.exp(dot / math.sqrt(D)) for dot in dots]
+            for d in range(D):
+                y[n, t, d] = sum(e * float(v[n, s, d]) for e, s in zip(exps, seen, strict=True)) / sum(exps)
+    return y.float()

@@ -24,11 +24,11 @@ from common.device import DeviceName, choose_device, configure_cpu, keep_freed_m
 from common.errors import BadInput
 from common.files import read_json
 from common.provenance import available_cores
-from corpora import load_corpus, user_text
-from decoder import Decoder
-from evaluation import bits_per_character, token_losses
-from sample import load_text_model, text_checkpoint
-from vocabulary import Vocabulary
+from decoder_model.decoder import Decoder
+from lm_evaluation.checkpoints import load_text_model, text_checkpoint
+from lm_evaluation.lm_losses import bits_per_character, token_losses
+from texts.corpora import load_corpus, user_text
+from texts.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def validation_text(checkpoint: Path, data_dir: str | None) -> str:
     except (KeyError, TypeError):
         raise BadInput(f"{file} is not the config.json of a transformers run: give --text FILE") from None
     root = data_root(data_dir or given.get("data_dir")) if task == "tinyshakespeare" else Path()
-    return load_corpus(task, root, text, development).validation
+    return load_corpus(task, root, text or "", development).validation
 
 
 def score(model: Decoder, vocabulary: Vocabulary, text: str) -> dict[str, Any]:

@@ -30,8 +30,8 @@ sys.path.insert(0, str(ROOT / "transformers"))
 from common.data import data_root
 from common.files import read_json, write_csv, write_json
 from common.run import read_metrics
-from corpora import load_corpus
-from vocabulary import build
+from texts.corpora import load_corpus
+from texts.vocabulary import build
 
 FLAGS = (
     "--device=cpu --compile=False --eval_iters=20 --log_interval=1 --block_size=64 --batch_size=12 --n_layer=4 "

@@ -24,10 +24,12 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "rl"))
 
-import vpg
 from common.device import configure_cpu
 from common.files import write_csv
-from envs import make_streams
+from rl_settings.seed_purposes import DURING
+from rl_settings.vpg_settings import Config, resolve
+from vector_environments.make_streams import make_streams
+from vpg_learner.vpg_trainer import Trainer
 
 OUT = ROOT / "results" / "reference" / "rl" / "classic" / "beside_sb3.csv"
 EVERY, EPISODES, THRESHOLD = 8192, 20, 475.0
@@ -58,13 +60,13 @@ def solved(curve: list[tuple[int, float, float]]) -> tuple[float | None, float |
 
 def ours(algo: str, seed: int) -> dict[str, Any]:
     """vpg.py's training loop."""
-    config = vpg.resolve(vpg.Config(env="CartPole-v1", algo=algo, seed=seed))  # type: ignore[arg-type]
-    trainer = vpg.Trainer(config, torch.device("cpu"))
+    config = resolve(Config(env="CartPole-v1", algo=algo, seed=seed))  # type: ignore[arg-type]
+    trainer = Trainer(config, torch.device("cpu"))
     curve: list[tuple[int, float, float]] = []
-    while trainer.step < (config.total_steps or 0):
+    while trainer.step < config.total_steps:
         trainer.update()
         if trainer.step >= EVERY * (len(curve) + 1):
-            value = float(trainer.evaluate(EPISODES, False, vpg.DURING, trainer.updates)[0].mean())
+            value = float(trainer.evaluate(EPISODES, False, DURING, trainer.updates)[0].mean())
             curve.append((trainer.step, trainer.seconds, value))
     trainer.close()
     return row(f"ours, {algo}", seed, trainer.step, trainer.seconds, curve)
@@ -151,7 +153,7 @@ def main() -> None:
         for system in systems:
             rows.append(system(seed))
             print(rows[-1], flush=True)
-    n = vpg.resolve(vpg.Config(env="CartPole-v1")).num_envs or 1
+    n = resolve(Config(env="CartPole-v1")).num_envs
     limit = stepping(n)
     alone = {"system": f"{n} environments alone", "seed": "", "steps": "", "seconds": "", "last_return": ""}
     write_csv(OUT, [*rows, {**alone, "solved_steps": "", "solved_seconds": "", "steps_per_second": round(limit)}])

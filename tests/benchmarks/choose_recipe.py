@@ -25,10 +25,12 @@ sys.path.insert(0, str(ROOT / "scaling_laws"))
 from common.data import cache_root, data_root, load_mnist
 from common.files import write_csv
 from common.pool import Job, Pool
-from common.provenance import available_cores, source_hash
-from convnet import ConvNet
-from digits import make_copy, open_digits, prepare, training_order
-from trainer import Order, batch_size, evaluate, run_generator, start_worker, train
+from common.provenance import available_cores, short_hash, source_hashes
+from nets.cell_jobs import run_generator, start_worker
+from nets.convnet import ConvNet
+from nets.digits import make_copy, open_digits, prepare, training_order
+from nets.learning_rate import batch_size
+from nets.net_training import evaluate, side_by_side, train
 
 LRS = (0.00625, 0.0125, 0.025, 0.05)
 BUDGETS = (1.6e10, 6.4e10)
@@ -87,7 +89,7 @@ def one(folder: str, net: str, width: int, n_samples: int, batch: int, lr: float
     model = make_net(net, width)
     model.init_weights([generator])
     order = training_order(n_samples, 55_000, generator)
-    train(model, digits.copies, digits.pool_labels, Order(*(part[:, None] for part in order)), lr, batch)
+    train(model, digits.copies, digits.labels, side_by_side([order]), lr, batch)
     loss, accuracy = evaluate(model, digits.tune_images, digits.tune_labels)
     values = {"net": net, "width": width, "n_samples": n_samples, "batch_size": batch, "lr": lr, "seed": seed}
     return {**values, "tune_loss": loss[0], "tune_accuracy": accuracy[0]}
@@ -97,10 +99,8 @@ def search(pool: Pool, folder: Path, name: str, points: list[dict[str, Any]]) ->
     jobs = [
         Job("-".join(str(value) for value in point.values()), one, {"folder": str(folder), **point}) for point in points
     ]
-    sources = source_hash(
-        __file__, *(ROOT / "scaling_laws" / file for file in ("convnet.py", "digits.py", "trainer.py"))
-    )
-    ends = list(tqdm(pool.map(jobs, cache_root() / f"choose-{name}-{sources[:8]}"), name, len(jobs)))
+    sources = short_hash(source_hashes(__file__, ROOT / "scaling_laws/nets/cell_jobs.py"))
+    ends = list(tqdm(pool.map(jobs, cache_root() / f"choose-{name}-{sources}"), name, len(jobs)))
     rows = [end.result for end in ends if end.result]
     rows.sort(key=lambda row: [row[key] for key in ("net", "width", "n_samples", "batch_size", "lr", "seed")])
     write_csv(ROOT / f"results/reference/scaling_laws/tuning/{name}.csv", rows)

@@ -32,9 +32,12 @@ from common.device import compute_dtype, configure_cpu, keep_freed_memory
 from common.files import write_csv
 from common.plots import PALETTE, new_figure, save_figure, style
 from common.pool import Job, Pool
-from common.provenance import short_hash, source_hash
-from decoder import MODERN
-from evaluation import window_losses
+from common.provenance import short_hash, source_hash, source_hashes
+from lm_evaluation.lm_losses import window_losses
+from lm_settings.choices import MODERN
+from lm_settings.train_settings import Config, Settings, resolve
+from optimisation.lm_learner import Learner
+from texts.tokenized_text import load_text
 
 SECONDS = 36.0
 WINDOWS = 200  # of a whole context each
@@ -57,34 +60,34 @@ def start_worker() -> None:
     keep_freed_memory()
 
 
-def settings(variant: str, **more: Any) -> train.Config:
-    return train.resolve(train.Config(task=TASK, steps=1, **{**VARIANTS[variant], **more}))
+def settings_of(variant: str, **more: Any) -> Settings:
+    return resolve(Config(task=TASK, steps=1, **{**VARIANTS[variant], **more}))
 
 
 def speed(variant: str, steps: int = 24) -> dict[str, float]:
     """Seconds per step: the median of `steps` after four."""
-    config = settings(variant)
-    training = train.Training(config, train.load_text(config, CPU), CPU, compute_dtype(CPU)[0])
+    settings = settings_of(variant)
+    learner = Learner(settings, load_text(settings, CPU), CPU, compute_dtype(CPU)[0])
     times = []
     for step in range(steps + 4):
         start = time.perf_counter()
-        training.step(step, 1000)
+        train.update(learner, step, 1000)
         times.append(time.perf_counter() - start)
     return {"step_seconds": statistics.median(times[4:])}
 
 
 def run(variant: str, lr: float, seed: int, steps: int, development: bool) -> dict[str, Any]:
     """Train and measure once: the loss in nats per character on windows of the development or the validation text."""
-    config = settings(variant, lr=lr, seed=seed, development=development)
-    text = train.load_text(config, CPU)
-    training = train.Training(config, text, CPU, compute_dtype(CPU)[0])
+    settings = settings_of(variant, lr=lr, seed=seed, development=development)
+    text = load_text(settings, CPU)
+    learner = Learner(settings, text, CPU, compute_dtype(CPU)[0])
     start = time.perf_counter()
     for step in range(steps):
-        training.step(step, steps)
+        train.update(learner, step, steps)
     seconds = time.perf_counter() - start
-    context = training.model.shape.context
+    context = learner.model.shape.context
     starts = torch.linspace(0, len(text.validation) - context - 1, WINDOWS).long()
-    loss = float(window_losses(training.model, text.validation[starts[:, None] + torch.arange(context + 1)]).mean())
+    loss = float(window_losses(learner.model, text.validation[starts[:, None] + torch.arange(context + 1)]).mean())
     text_name = "development" if development else "validation"
     row = {"variant": variant, "lr": lr, "seed": seed, "text": text_name, "steps": steps, "seconds": round(seconds, 2)}
     return {**row, "loss": loss if math.isfinite(loss) else None}
@@ -204,7 +207,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of the runs that are reported")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread, each on a core of its own")
     options = parser.parse_args()
-    sources = source_hash(Path(__file__), *(ROOT / "transformers" / f"{name}.py" for name in (*train.SOURCES, "train")))
+    sources = {**source_hashes(*train.ROOTS), "loops": source_hash(__file__, train.__file__)}
     folder = ROOT / "results" / "transformers" / f"recipe-{short_hash(sources)}"
     with Pool(options.workers, start_worker) as pool:
         {"ablation": ablation, "rates": rates}[options.what](pool, folder, options.seeds)

@@ -23,10 +23,12 @@ sys.path.insert(0, str(ROOT / "transformers"))
 
 from common.device import compute_dtype, configure_cpu, keep_freed_memory
 from common.provenance import available_cores
-from decoder import Decoder, Shape, parts_of
-from kernels import FAST, PLAIN
-from muon import Muon, kind_of
-from sample import generate
+from decoder_model.decoder import Decoder, Shape
+from decoder_model.kernels import FAST, PLAIN
+from lm_evaluation.generation import generate
+from lm_settings.choices import parts_of
+from optimisation.muon import Muon
+from optimisation.optimizer import kind_of
 
 REPEATS = 15
 BATCH, CONTEXT = 8, 256

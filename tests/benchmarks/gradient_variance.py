@@ -19,10 +19,13 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "rl"))
 
-import vpg
 from common.device import configure_cpu
 from common.files import write_csv
-from gradients import Weights, flat, vpg_loss
+from rl_settings.vpg_settings import Config, resolve
+from vpg_learner.gae_and_truncation import make_batch
+from vpg_learner.gradients import flat
+from vpg_learner.policy_step_and_value_fit import Weights, vpg_loss
+from vpg_learner.vpg_trainer import Trainer
 
 OUT = ROOT / "results" / "reference" / "rl" / "baselines" / "gradient_variance.csv"
 BASELINES = ("none", "reward-to-go", "value", "gae")
@@ -41,17 +44,17 @@ def variance(gradients: np.ndarray, draws: int = 1000) -> tuple[float, float, fl
 
 def main() -> None:
     configure_cpu(1)
-    config = replace(vpg.resolve(vpg.Config(env="CartPole-v1", seed=SEED)), normalise_advantages=False)
+    config = replace(resolve(Config(env="CartPole-v1", seed=SEED)), normalise_advantages=False)
     rows: list[dict[str, Any]] = []
     for stage in STAGES:
-        trainer = vpg.Trainer(replace(config, normalise_advantages=True), torch.device("cpu"))
+        trainer = Trainer(replace(config, normalise_advantages=True), torch.device("cpu"))
         for _ in range(stage):
             trainer.update()
         gradients: dict[str, list[np.ndarray]] = {name: [] for name in BASELINES}
         for _ in range(ROLLOUTS):
             rollout = trainer.collector.collect(trainer.model, trainer.random)
             for name in BASELINES:
-                batch, _ = vpg.make_batch(replace(config, baseline=name), rollout, trainer.model)
+                batch, _ = make_batch(replace(config, baseline=name), rollout, trainer.model)
                 loss = vpg_loss(trainer.model, batch, Weights(), len(batch))
                 gradients[name].append(flat(torch.autograd.grad(loss, trainer.model.actor_parameters())).numpy())
         length = trainer.collector.log.latest[1]

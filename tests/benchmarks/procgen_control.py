@@ -17,7 +17,7 @@ from procgen_runs import REFERENCE, read_rows, replaced
 
 from common.files import load_checkpoint, write_csv
 from common.plots import PALETTE, new_figure, save_figure, style
-from procgen_report import windows
+from rl_report.procgen_report import windows
 
 OUT = REFERENCE / "control.csv"
 GREY = "#888888"

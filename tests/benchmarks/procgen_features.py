@@ -16,8 +16,8 @@ import torch
 from procgen_runs import REFERENCE, add_row, untrained
 from torch import Tensor
 
-from gradients import IMAGES_AT_ONCE
-from vpg import Trainer
+from policy_networks.actor_critic import IMAGES_AT_ONCE
+from vpg_learner.vpg_trainer import Trainer
 
 
 def dead(features: Tensor) -> float:
@@ -47,7 +47,7 @@ def measure(folder: str) -> dict[str, Any]:
     after = features_of(trainer)
     trainer.close()
     return {
-        "game": trainer.config.env.removeprefix("procgen:"),
+        "game": trainer.settings.env.removeprefix("procgen:"),
         "frames": state["step"],
         "dead_before": dead(before),
         "dead": dead(after),

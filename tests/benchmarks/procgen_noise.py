@@ -23,10 +23,11 @@ from torch import Tensor
 
 from common.pool import Job, Pool
 from common.provenance import available_cores
-from compare import start_worker
-from gradients import IMAGES_AT_ONCE, Batch, NoiseScale, Weights, flat, noise_scale, vpg_loss
-from policy import ActorCritic
-from updates import make_batch
+from policy_networks.actor_critic import IMAGES_AT_ONCE, ActorCritic
+from training_runs.training_run import start_worker
+from vpg_learner.gae_and_truncation import Batch, make_batch
+from vpg_learner.gradients import NoiseScale, flat, noise_scale
+from vpg_learner.policy_step_and_value_fit import Weights, vpg_loss
 
 GROUPS = 8  # of games in a rollout
 PARTS = ("policy", "value")
@@ -55,8 +56,8 @@ def measure(folder: str, batches: int) -> dict[str, Any]:
     """In a worker: the noise of one run's last policy."""
     trainer, state = untrained(folder)
     trainer.load(state)
-    config = trainer.config
-    n = config.num_envs or 1
+    config = trainer.settings
+    n = config.num_envs
     found: tuple[list[list[Tensor]], ...] = ([], [])
     for _ in range(batches):
         rollout = trainer.collector.collect(trainer.model, trainer.random)
@@ -66,7 +67,7 @@ def measure(folder: str, batches: int) -> dict[str, Any]:
         for part, mine in zip(found, zip(*gradients, strict=True), strict=True):
             part.append(list(mine))
     trainer.close()
-    per_unit = config.horizon or 1
+    per_unit = config.horizon
     return {
         "game": config.env.removeprefix("procgen:"),
         "frames": trainer.step,

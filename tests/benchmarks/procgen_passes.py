@@ -13,10 +13,11 @@ from typing import Any, get_args
 
 from procgen_runs import REFERENCE, read_rows, replaced
 
-import vpg
 from common.device import choose_device, configure_cpu, keep_freed_memory
 from common.files import write_csv
-from policy import Encoder
+from rl_settings.vpg_choices import Encoder
+from rl_settings.vpg_settings import Config, resolve
+from vpg_learner.vpg_trainer import Trainer
 
 OUT = REFERENCE / "passes.csv"
 METHODS: dict[str, dict[str, Any]] = {
@@ -37,8 +38,8 @@ def main() -> None:
     device, _ = choose_device("cpu", tiny=False)
     trainers = {}
     for name, settings in METHODS.items():
-        config = vpg.Config(env=f"procgen:{options.game}", encoder=options.encoder, **settings)
-        trainers[name] = vpg.Trainer(vpg.resolve(config), device)
+        config = Config(env=f"procgen:{options.game}", encoder=options.encoder, **settings)
+        trainers[name] = Trainer(resolve(config), device)
     turns: list[dict[str, Any]] = []
     for i in range(options.turns):
         rates = {name: round(trainer.update()["steps_per_second"]) for name, trainer in trainers.items()}

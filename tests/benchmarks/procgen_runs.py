@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "rl"))
 
 from common.files import load_checkpoint, write_csv
-from vpg import Config, Trainer
+from rl_settings.vpg_settings import Settings
+from vpg_learner.vpg_trainer import Trainer
 
 REFERENCE = ROOT / "results" / "reference" / "rl" / "procgen"
 
@@ -19,9 +21,9 @@ REFERENCE = ROOT / "results" / "reference" / "rl" / "procgen"
 def untrained(folder: str) -> tuple[Trainer, dict[str, Any]]:
     """A finished run's trainer as it began, on the CPU, and the checkpoint that it ended with, for `Trainer.load`."""
     state = load_checkpoint(Path(folder) / "checkpoint.pt")
-    arguments: dict[str, Any] = dict(state["arguments"])
-    config = Config(**{**arguments, "hidden": tuple(arguments["hidden"])})
-    return Trainer(config, torch.device("cpu")), state
+    kept: dict[str, Any] = {field.name: state["arguments"][field.name] for field in fields(Settings)}
+    settings = Settings(**{**kept, "hidden": tuple(kept["hidden"])})
+    return Trainer(settings, torch.device("cpu")), state
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

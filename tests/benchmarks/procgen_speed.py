@@ -2,7 +2,7 @@
 
     python tests/benchmarks/procgen_speed.py
 
-1. Frames per second of the engine called directly and through `envs.Streams`, with the same random actions.
+1. Frames per second of the engine called directly and through `Streams`, with the same random actions.
 2. The ceiling of training: the forward passes to act and the forward and backward passes to learn, or of one minibatch the
    backward passes alone; environment, sampling, advantages, losses and optimiser cost nothing.
 3. vpg.py's own updates with the recipe.
@@ -25,14 +25,16 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "rl"))
 
-import vpg
 from common.device import choose_device, configure_cpu, keep_freed_memory
 from common.files import write_csv
 from common.provenance import available_cores
-from envs import Streams, make_streams
-from gradients import IMAGES_AT_ONCE
-from procgen_env import ACTIONS, ProcgenEngine
-from updates import groups_to_keep
+from policy_networks.actor_critic import IMAGES_AT_ONCE
+from rl_settings.vpg_settings import Config, resolve
+from vector_environments.make_streams import make_streams
+from vector_environments.procgen_engine import ACTIONS, ProcgenEngine
+from vector_environments.streams import Streams
+from vpg_learner.policy_step_and_value_fit import groups_to_keep
+from vpg_learner.vpg_trainer import Trainer
 
 OUT = ROOT / "results" / "reference" / "rl" / "procgen" / "speed.csv"
 
@@ -71,17 +73,17 @@ def adapter(streams: Streams, actions: np.ndarray) -> Callable[[], int]:
     return work
 
 
-def passes(trainer: vpg.Trainer) -> Callable[[], int]:
+def passes(trainer: Trainer) -> Callable[[], int]:
     """The network's own passes, those to act and those to learn, on as many images at once as in training."""
-    model, config = trainer.model, trainer.config
-    n, m = config.num_envs or 1, IMAGES_AT_ONCE
+    model, config = trainer.model, trainer.settings
+    n, m = config.num_envs, IMAGES_AT_ONCE
     groups, parameters = groups_to_keep(config, model), model.actor_parameters()
     random = torch.Generator().manual_seed(0)
     images = torch.randint(256, (m, 64, 64, 3), generator=random, dtype=torch.uint8).to(trainer.device)
 
     def kept() -> int:
         """Acting keeps what learning needs: a forward and a backward pass a frame."""
-        steps = [[model.head_and_value(part) for part in images[:n].chunk(groups)] for _ in range(config.horizon or 1)]
+        steps = [[model.head_and_value(part) for part in images[:n].chunk(groups)] for _ in range(config.horizon)]
         for group in zip(*steps, strict=True):
             torch.autograd.grad(sum((head.sum() + value.sum() for head, value in group), torch.zeros(())), parameters)
         return n * len(steps)
@@ -110,12 +112,12 @@ def main() -> None:
     configure_cpu(available_cores())
     keep_freed_memory()
     device, _ = choose_device("auto", tiny=False)
-    config = vpg.resolve(vpg.Config(env=f"procgen:{options.game}", minibatches=options.minibatches))
-    n = config.num_envs or 1
-    streams = make_streams(config.env, n, levels=config.levels or 0)
+    config = resolve(Config(env=f"procgen:{options.game}", minibatches=options.minibatches))
+    n = config.num_envs
+    streams = make_streams(config.env, n, levels=config.levels)
     streams.reset([0])
     actions = np.random.default_rng(0).integers(ACTIONS, size=(16, n)).astype(np.int32)
-    trainer = vpg.Trainer(config, device)
+    trainer = Trainer(config, device)
     network = passes(trainer)
 
     def train() -> int:

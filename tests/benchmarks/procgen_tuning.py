@@ -8,7 +8,6 @@ episodes that ended in them, with their number, and means of entropy, KL diverge
 """
 
 import argparse
-from dataclasses import asdict
 from typing import Any
 
 from procgen_runs import REFERENCE, ROOT, read_rows, replaced
@@ -16,9 +15,10 @@ from procgen_runs import REFERENCE, ROOT, read_rows, replaced
 from common.files import write_csv
 from common.pool import Job, Pool
 from common.provenance import available_cores
-from compare import start_worker
-from procgen_report import windows
-from vpg import Config, run_config
+from rl_report.learning_curve import learning_curve
+from rl_report.procgen_report import windows
+from rl_settings.vpg_settings import Config
+from training_runs.training_run import start_worker, train_or_find
 
 OUT = REFERENCE / "tuning.csv"
 # A variant's name: environments x steps of each, and in how many minibatches.
@@ -51,9 +51,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def trial(settings: dict[str, Any]) -> dict[str, Any]:
+def trial(given: Config) -> dict[str, Any]:
     """In a worker: one run, by windows."""
-    summary, folder = run_config(Config(**settings), quiet=True)
+    summary, folder = train_or_find(given, learning_curve, quiet=True)
     return {"status": summary["status"], "rows": windows(folder / "metrics.csv")}
 
 
@@ -68,12 +68,12 @@ def main() -> None:
     for seed in options.seeds:
         for variant in options.variants:
             for game in options.games:
-                settings = Config(
+                given = Config(
                     env=f"procgen:{game}", seed=seed, total_steps=options.frames, eval_every=0, final_episodes=1,
                     device="cpu", **VARIANTS[variant],
                 )  # fmt: skip
                 key = f"{game}-{variant.replace(' ', '')}-{options.frames}-s{seed}"
-                jobs.append(Job(key, trial, {"settings": asdict(settings)}))
+                jobs.append(Job(key, trial, {"given": given}))
                 what[key] = {"game": game, "variant": variant, "seed": seed}
     with Pool(min(available_cores(), len(jobs)), start_worker) as pool:
         for end in pool.map(jobs, ROOT / "results" / "rl" / "procgen-tuning"):

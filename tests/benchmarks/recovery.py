@@ -15,7 +15,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "scaling_laws"), str(ROOT / "tests")]
 
-from laws import MacsLaw, fit_parametric, interval, make_cells
+from laws.parametric import MacsLaw, fit_parametric
+from laws.run_table import make_cells
+from laws.seed_noise import interval
 from synthetic_law import LAW, table
 
 

@@ -27,11 +27,11 @@ COMMANDS = [
     "scaling_laws/sweep.py --dataset mnist5k --budgets 2.5e8 5e8 1e9 --widths 1 2 3 4 6 --seeds 2 --min-samples 40 "
     "--row-widths 2 --row-halvings 5 6 7 --column-halvings 6",
     "scaling_laws/sweep.py --dataset mnist5k --width 4 --samples 4000 --dropout 0.2",
-    "scaling_laws/fit.py --csv {root}/results/reference/scaling_laws/default/runs.csv --chance-loss 2.302585",
+    "scaling_laws/fit.py --csv {old}/results/reference/scaling_laws/default/runs.csv --chance-loss 2.302585",
     f"transformers/train.py --task kjv {TEXT}",
     f"transformers/train.py --task kjv {TEXT} --arch vaswani --smoothing 0.1",
-    f"transformers/train.py --task text --text {{root}}/tests/test_laws.py {TEXT} --tokenizer bpe --vocab 300 --dropout 0.1",
-    f"transformers/train.py --task text --text {{root}}/tests/test_laws.py {TEXT} --without muon shortcut --track-noise",
+    f"transformers/train.py --task text --text {{old}}/tests/test_laws.py {TEXT} --tokenizer bpe --vocab 300 --dropout 0.1",
+    f"transformers/train.py --task text --text {{old}}/tests/test_laws.py {TEXT} --without muon shortcut --track-noise",
     f"transformers/train.py --task ascending {INTEGERS}",
     f"transformers/train.py --task repeat {INTEGERS} --length 5 --vocab 5",
     f"transformers/train.py --task induction {INTEGERS} --length 8 --vocab 64 --seed 3",
@@ -52,9 +52,9 @@ RECORDS = {"config.json", "plan.json", "began_with.json", "error.txt"}
 PLACES = {"sources", "checkpoint", "git_commit", "git_dirty", "command", "arguments", "config", "name"}
 
 
-def run(root: Path, command: str, results: Path) -> str:
-    """Run one command of a checkout into `results`; what it says where it fails."""
-    script, *rest = shlex.split(command.format(root=root))
+def run(root: Path, command: str, results: Path, old: Path) -> str:
+    """Run one command of a checkout into `results`, on the files of the `old` one; what it says where it fails."""
+    script, *rest = shlex.split(command.format(old=old))
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         ["taskset", "-c", "0", sys.executable, root / script, *rest, "--results-dir", str(results)],
@@ -103,7 +103,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             told, found = [], []
             for place, root in zip(("old", "new"), roots, strict=True):
-                told.append(run(root, command, Path(folder) / place))
+                told.append(run(root, command, Path(folder) / place, roots[0]))
                 found.append(results_of(Path(folder) / place))
         old, new = found
         different = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))

@@ -23,9 +23,10 @@ sys.path.insert(0, str(ROOT / "scaling_laws"))
 from common.data import data_root, load_mnist
 from common.pool import Job, Pool
 from common.provenance import available_cores
-from convnet import ConvNet, macs_per_image
-from digits import normalise, transformed_copy
-from trainer import measure_speed, seeds_together, start_worker
+from nets.cell_jobs import measure_speed, seeds_together, start_worker
+from nets.convnet import ConvNet
+from nets.digits import normalise, transformed_copy
+from nets.flop_count import macs_per_image
 
 REPEATS = 5
 WIDTHS = (2, 3, 4, 6, 8, 11, 16, 23, 32)

@@ -19,8 +19,10 @@ sys.path.insert(0, str(ROOT / "transformers"))
 import train
 from common.device import compute_dtype, configure_cpu, keep_freed_memory
 from common.provenance import available_cores
-from noise_tracking import EVERY
-from training import Training, load_text
+from gradient_noise.noise_tracking import EVERY
+from lm_settings.train_settings import Config, resolve
+from optimisation.lm_learner import Learner
+from texts.tokenized_text import load_text
 
 BLOCKS, STEPS = 40, 1000
 
@@ -30,16 +32,16 @@ def main() -> None:
     keep_freed_memory()
     device = torch.device("cpu")
     dtype, why = compute_dtype(device)
-    runs = []
+    learners = []
     for tracked in (False, True):
-        config = train.resolve(train.Config(task="kjv", steps=STEPS, track_noise=tracked))
-        runs.append(Training(config, load_text(config, device), device, dtype))
+        settings = resolve(Config(task="kjv", steps=STEPS, track_noise=tracked))
+        learners.append(Learner(settings, load_text(settings, device), device, dtype))
     seconds = np.empty((BLOCKS, 2))
     for block in range(-2, BLOCKS):  # the first two warm up
-        for i, run in enumerate(runs):
+        for i, learner in enumerate(learners):
             start = time.perf_counter()
             for step in range(EVERY):
-                run.step((block + 2) * EVERY + step, STEPS)
+                train.update(learner, (block + 2) * EVERY + step, STEPS)
             seconds[block, i] = time.perf_counter() - start
     plain, tracked = 1e3 * np.median(seconds, 0) / EVERY
     low, middle, high = np.quantile(seconds[:, 1] / seconds[:, 0], (0.25, 0.5, 0.75))

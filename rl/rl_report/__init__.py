@@ -1,0 +1,1 @@
+"""Tables, figures and statistics over seeds, and the returns that others have published."""

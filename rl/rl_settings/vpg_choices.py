@@ -1,0 +1,10 @@
+"""What there is to choose from, for flags and for the code behind them."""
+
+from typing import Literal
+
+Algo = Literal["vpg", "ppo"]
+Baseline = Literal["none", "reward-to-go", "value", "gae"]
+Encoder = Literal["impala", "impala-half", "impala-norm", "impala-half-norm", "impala-glorot", "nature"]
+Critic = Literal["separate", "shared", "detached"]
+
+LOG_STD = -0.5  # of Box actions at the start, in units of half the space's range (Spinning Up's value)

@@ -1,0 +1,1 @@
+"""The loop around the update, and what is kept of it."""

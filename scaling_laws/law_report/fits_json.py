@@ -1,0 +1,83 @@
+"""fits.json: every number of an analysis, each with its interval."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from laws.analysis import Analysis
+from laws.envelope import ENVELOPE_DRAWS
+from laws.parametric import Parametric, optimum_at
+from laws.power_law import PowerLaw
+from laws.seed_noise import DRAWS, interval
+
+KEYS = ("E", "A", "B", "alpha", "beta", "a", "b")
+
+
+def parametric_json(fit: Parametric) -> dict[str, Any]:
+    """The parametric law's part of fits.json."""
+    named = {key: interval(fit.draws[key], fit.value[key]) for key in KEYS}
+    # M_opt = C / (6 D_opt), so its exponent is 1 - b: the one to compare with Hoffmann's a, whose compute is 6 N D.
+    named["a_macs"] = interval(1 - fit.draws["b"], 1 - fit.value["b"])
+    return {**named, "delta": fit.delta, "misfit": fit.misfit, "misfit_ratio": fit.misfit_ratio}
+
+
+def power_law_json(law: PowerLaw, **at: float) -> dict[str, Any]:
+    """A one-dimensional law's part of fits.json; `at` says what was held fixed."""
+    value: dict[str, Any] = {
+        **at,
+        "points": len(law.x),
+        "exponent": interval(law.exponent[1], law.exponent[0]),
+        "scale": interval(law.scale[1], law.scale[0]),
+    }
+    if law.free:
+        theta, draws = law.free
+        names = ("E", "scale", "exponent")
+        values = (np.exp(theta[0]), np.exp(theta[1]), theta[2])
+        samples = (np.exp(draws[:, 0]), np.exp(draws[:, 1]), draws[:, 2])
+        value["with_constant"] = {n: interval(s, float(v)) for n, v, s in zip(names, values, samples, strict=True)}
+    return value
+
+
+def to_json(result: Analysis) -> dict[str, Any]:
+    """fits.json: the parametric law at the top, the other approaches beside it."""
+    cells, runs = result.cells, result.table.runs
+    reference, example = result.reference_flops, result.example_flops
+    isoflop = None
+    if result.isoflop:
+        lines = [
+            {
+                "flops": line.flops,
+                "N_opt": interval(np.exp(line.draws[:, 0]), math.exp(line.log_n)),
+                "D_opt": interval(np.exp(line.draws[:, 1]), math.exp(line.log_d)),
+                "loss": interval(np.exp(line.draws[:, 2]), math.exp(line.log_loss)),
+                "sizes": len(line.rows),
+            }
+            for line in result.lines
+        ]
+        left_out = [{"flops": flops, "reason": reason} for flops, reason in result.lines_left_out]
+        isoflop = {**result.isoflop, "lines": lines, "left_out": left_out}
+    return {
+        **parametric_json(result.parametric),
+        "optimum": {"flops": reference, **optimum_at(reference, result.parametric, result.macs)},
+        "example": {"flops": example, **optimum_at(example, result.parametric, result.macs)},
+        "a_without_one_size": result.a_without_one_size,
+        "noise_matched": parametric_json(result.parametric_at_noise),
+        "isoflop": isoflop,
+        "frontier": result.frontier,
+        "loss_vs_compute": power_law_json(result.by_compute) if result.by_compute else None,
+        "loss_vs_params": [power_law_json(law, n_samples=at) for at, law in result.by_params],
+        "loss_vs_samples": [power_law_json(law, n_params=at) for at, law in result.by_samples],
+        "error_rate_vs_compute": power_law_json(result.error_rate) if result.error_rate else None,
+        "macs": {"k": result.macs.k, "p": result.macs.p, "largest_log_error": result.macs.error},
+        "data": {
+            "dataset": result.table.dataset,
+            "runs": len(runs.loss),
+            "cells": len(cells.log_loss),
+            "diverged_left_out": result.table.n_diverged,
+            "near_chance_left_out": result.n_near_chance,
+            "noise": cells.noise if len(cells.residuals) else None,
+            "bootstrap_draws": DRAWS,
+            "envelope_bootstrap_draws": ENVELOPE_DRAWS,
+        },
+    }

@@ -1,0 +1,183 @@
+"""All fits of one table of runs: what the report writes and draws."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import BadInput
+from laws.envelope import envelope, envelope_exponent
+from laws.isoflop import IsoFlop, fit_isoflop, isoflop_groups, through_minima
+from laws.parametric import HUBER_DELTA, MacsLaw, Parametric, fit_parametric, macs_law
+from laws.power_law import PowerLaw, fit_power_law
+from laws.power_sum import Array
+from laws.run_table import CHANCE_LOSS, Cells, Runs, Table, make_cells, read_table
+from laws.seed_noise import DRAWS, interval, noise_draws
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything that the figures and the paragraph need."""
+
+    table: Table
+    cells: Cells
+    n_near_chance: int
+    noise: Array  # (DRAWS, cells) of log loss
+    macs: MacsLaw
+    parametric: Parametric
+    parametric_at_noise: Parametric  # the same law with Huber's delta at the noise
+    a_without_one_size: dict[str, float] | None  # the least and the largest
+    lines: list[IsoFlop]
+    lines_left_out: list[tuple[float, str]]  # compute, and why
+    isoflop: dict[str, Any] | None  # intervals of the exponents a and b, and of N and D at `reference_flops`
+    frontier: dict[str, Any] | None  # interval of the exponent a
+    frontier_sizes: tuple[Array, Array]  # C and the best N there, of the frontier
+    by_compute: PowerLaw | None
+    by_params: list[tuple[float, PowerLaw]]  # each at a number of samples
+    by_samples: list[tuple[float, PowerLaw]]  # each at a number of parameters
+    error_rate: PowerLaw | None
+
+    @property
+    def reference_flops(self) -> float:
+        """The compute that the formulae are written around."""
+        return middle_power_of_ten(self.cells)
+
+    @property
+    def example_flops(self) -> float:
+        """The largest power of ten that does not exceed the largest run's compute."""
+        return 10.0 ** math.floor(math.log10(float(self.cells.flops.max())) + 1e-9)
+
+
+def analyse(table: Table, delta: float, chance_loss: float = math.inf, seed: int = 0) -> Analysis:
+    """All fits of a table; `chance_loss` is what guessing costs, infinite where that is not known."""
+    cells, n_near_chance = make_cells(table.runs, chance_loss)
+    macs = macs_law(cells.n_params, cells.flops / (6 * cells.n_samples))
+    parametric = fit_parametric(cells, delta, macs, seed=seed)
+    spread = parametric.misfit
+    if len(cells.residuals):
+        spread = cells.noise * math.sqrt(float(np.mean(1 / cells.seeds)))
+    rng = np.random.default_rng(seed)
+    residuals = cells.residuals
+    if not len(residuals):  # one seed per cell: the law's own residuals stand in for the seeds'
+        residuals = rng.normal(0, parametric.misfit, 1000)
+    noise = noise_draws(residuals, cells.seeds, DRAWS, rng)
+    lines, left_out = _isoflop_lines(cells, noise)
+    exponent, draws = envelope_exponent(cells, noise)
+    log_c, log_n, _ = envelope(cells, cells.log_loss)
+    enough = len(lines) >= 3
+    return Analysis(
+        table=table,
+        cells=cells,
+        n_near_chance=n_near_chance,
+        noise=noise,
+        macs=macs,
+        parametric=parametric,
+        parametric_at_noise=fit_parametric(cells, max(spread, 1e-6), macs, seed=seed),
+        a_without_one_size=_without_one_size(cells, delta, macs),
+        lines=lines,
+        lines_left_out=left_out,
+        isoflop=_through_lines(lines, middle_power_of_ten(cells)) if enough else None,
+        frontier={"a": interval(draws, exponent)} if math.isfinite(exponent) else None,
+        frontier_sizes=(np.exp(log_c), np.exp(log_n)),
+        by_compute=_by_compute(lines, delta) if enough else None,
+        by_params=_slices(cells, cells.n_samples, cells.n_params, noise, delta, most=2),
+        by_samples=_slices(cells, cells.n_params, cells.n_samples, noise, delta, most=3),
+        error_rate=_error_rate(cells, lines, rng) if enough else None,
+    )
+
+
+def middle_power_of_ten(cells: Cells) -> float:
+    """The power of ten nearest to the middle of the runs' compute, in logs."""
+    return 10.0 ** round(float(np.log10(cells.flops).mean()))
+
+
+def _isoflop_lines(cells: Cells, noise: Array) -> tuple[list[IsoFlop], list[tuple[float, str]]]:
+    lines, left_out = [], []
+    for group in isoflop_groups(cells):
+        line = fit_isoflop(cells, group, noise)
+        if isinstance(line, IsoFlop):
+            lines.append(line)
+        else:
+            left_out.append((float(np.exp(np.log(cells.flops[group]).mean())), line))
+    return lines, left_out
+
+
+def _through_lines(lines: list[IsoFlop], flops: float) -> dict[str, Any]:
+    """Exponents of N_opt and D_opt through the minima, and both at a compute."""
+    found = {}
+    for key, column in (("a", 0), ("b", 1)):
+        log_scale, exponent, scales, exponents = through_minima(lines, column)
+        log_c = math.log(flops)
+        found[key] = interval(exponents, exponent)
+        found["ND"[column]] = interval(np.exp(scales + exponents * log_c), math.exp(log_scale + exponent * log_c))
+    return found
+
+
+def _by_compute(lines: list[IsoFlop], delta: float) -> PowerLaw | None:
+    """L(C) through the lines' least losses."""
+    flops = np.array([line.flops for line in lines])
+    loss = np.array([line.log_loss for line in lines])
+    scatter = np.stack([line.draws[:, 2] - np.nanmedian(line.draws[:, 2]) for line in lines], 1)
+    scatter = scatter[np.isfinite(scatter).all(1)]
+    return fit_power_law(flops, loss, scatter, delta) if len(scatter) >= 100 else None
+
+
+def _slices(
+    cells: Cells, fixed: Array, running: Array, noise: Array, delta: float, most: int, smallest: int = 4
+) -> list[tuple[float, PowerLaw]]:
+    """Loss against `running` at the `most` values of `fixed` that have most cells, and at least `smallest` of them."""
+    values, counts = np.unique(fixed, return_counts=True)
+    by_count = [i for i in np.argsort(-counts, kind="stable") if counts[i] >= smallest]
+    found = []
+    for value in sorted(values[by_count[:most]]):
+        rows = np.flatnonzero(fixed == value)
+        rows = rows[np.argsort(running[rows])]
+        found.append((float(value), fit_power_law(running[rows], cells.log_loss[rows], noise[:, rows], delta)))
+    return found
+
+
+def _error_rate(cells: Cells, lines: list[IsoFlop], rng: np.random.Generator) -> PowerLaw | None:
+    """Error rate against compute, at each budget that of the cell with the least loss."""
+    best = np.array([line.rows[np.argmin(cells.log_loss[line.rows])] for line in lines])
+    best = best[np.isfinite(cells.log_error[best])]
+    if len(best) < 3 or not len(cells.error_residuals):
+        return None
+    noise = noise_draws(cells.error_residuals, cells.seeds[best], DRAWS, rng)
+    return fit_power_law(cells.flops[best], cells.log_error[best], noise, 1e-3)
+
+
+def _without_one_size(cells: Cells, delta: float, macs: MacsLaw) -> dict[str, float] | None:
+    """The least and largest exponent a when one size at a time is left out: how much hangs on a single width."""
+    found = []
+    for size in np.unique(cells.n_params):
+        kept = cells.without(cells.n_params == size)
+        try:
+            found.append(fit_parametric(kept, delta, macs, draws=2).value["a"])
+        except BadInput:  # too few cells remain
+            return None
+    return {"least": min(found), "largest": max(found)}
+
+
+# ---------------------------------------------------------------- a sweep
+
+
+def analyse_sweep(folder: Path) -> Analysis:
+    """All fits of a sweep's runs.csv, as `fit.py` makes them where no flag is given."""
+    return analyse(read_table(folder / "runs.csv"), HUBER_DELTA, CHANCE_LOSS)
+
+
+def lines_so_far(rows: list[dict[str, Any]], budgets: list[float]) -> tuple[Cells, list[IsoFlop]]:
+    """The cells of the `rows` so far, and those lines of the `budgets` (FLOP) that have a minimum, without intervals."""
+    ok = [row for row in rows if row["status"] == "ok"]
+    n, d, loss, flops = (np.array([row[key] for row in ok]) for key in ("n_params", "n_samples", "test_loss", "flops"))
+    cells, _ = make_cells(Runs(n, d, loss, flops, np.full(len(ok), math.nan)), CHANCE_LOSS)
+    exact = np.zeros((1, len(cells.log_loss)))
+    lines = []
+    for group in isoflop_groups(cells):
+        compute = float(np.exp(np.log(cells.flops[group]).mean()))
+        if any(abs(math.log(compute / budget)) < 0.02 for budget in budgets):
+            line = fit_isoflop(cells, group, exact)
+            lines += [line] if isinstance(line, IsoFlop) else []
+    return cells, lines

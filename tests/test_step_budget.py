@@ -1,0 +1,138 @@
+"""Steps from minutes: measured, decided twice, kept, and never too late for the learning rate."""
+
+import json
+import sys
+import time
+from typing import Any
+
+import pytest
+import torch
+
+import train
+from common.cli import run_main
+from lm_commands import (
+    INTEGERS,
+    RUNS,
+    TINY,
+    inline,
+    learner_of,
+    one_sentence,
+    same_weights,
+    settings_of,
+    summary_of,
+)
+from lm_evaluation import step_budget
+from lm_evaluation.step_budget import Plan, calibrate, revise
+from lm_settings.choices import INTEGER_TASKS
+from optimisation.learning_rates import FLAT
+from optimisation.lm_learner import Learner
+
+
+def test_a_step_and_an_evaluation_are_timed(lm_folder, monkeypatch):
+    monkeypatch.setattr(step_budget, "CALIBRATION_SECONDS", 0.05)
+    for arguments in (TINY, ("--task", "repeat", *INTEGERS)):
+        step, token = calibrate(learner_of(*arguments), train.update)
+        assert 1e-5 < step < 1
+        assert 1e-9 < token < 1e-2
+
+
+def test_minutes_become_steps_once_and_for_all(plain_lm_folder, monkeypatch, capsys):
+    asked = []
+
+    def timed(*_: Any) -> tuple[float, float]:
+        asked.append(time.perf_counter() - train.STARTED)
+        return 0.03, 1e-6
+
+    monkeypatch.setattr(step_budget, "calibrate", timed)
+    monkeypatch.setattr(train, "STARTED", time.perf_counter())
+    arguments = (*TINY[:-2], "--minutes", "0.12")
+    update = train.update
+
+    def breaking(learner: Learner, number: int, steps: int) -> torch.Tensor:
+        if number == 40:  # after the number of steps has been decided for good, and before any checkpoint
+            raise RuntimeError("a power cut")
+        return update(learner, number, steps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "update", breaking)
+        patch.setattr(sys, "argv", ["transformers/train.py", "--results-dir", "results", *arguments, "--name", "a"])
+        with pytest.raises(RuntimeError, match="a power cut"):
+            run_main(train.main)
+    plan = json.loads((RUNS / "a/plan.json").read_text())
+    assert plan["first_steps"] == pytest.approx((60 * plan["deadline_minutes"] - asked[0]) / 0.03, abs=3)
+    assert f"about {plan['first_steps']:,} steps" in capsys.readouterr().out
+    assert plan["revised_at"] == int(0.3 * plan["first_steps"]) < 40
+    assert plan["final"]
+    assert plan["steps"] != plan["first_steps"]  # a tiny step takes less than the 0.03 s it was said to take
+    # the same command goes on with the same plan
+    assert inline(monkeypatch, *arguments, "--name", "a") == 0
+    steps = summary_of("a")["steps"]
+    assert steps == plan["steps"]
+    # and its config.json repeats it elsewhere
+    assert inline(monkeypatch, "--from-config", str(RUNS / "a/config.json"), "--name", "b") == 0
+    assert summary_of("b")["steps"] == steps
+    assert same_weights("a", "b")
+    assert len(asked) == 1
+    # other settings are measured anew
+    monkeypatch.setattr(train, "STARTED", time.perf_counter())
+    assert inline(monkeypatch, "--from-config", str(RUNS / "a/config.json"), "--seed", "1", "--name", "c") == 0
+    assert len(asked) == 2
+
+
+def test_a_plan_is_revised_from_the_runs_own_speed():
+    plan = Plan(100, 100, 30, False, 1.0)
+    # half a minute is left, at a tenth of a second a step
+    assert revise(plan, 30, 0.5, 0.1) == Plan(330, 100, 30, True, 1.0)
+    # with no time left, the learning rate still has to be flat up to here: 30 < 0.4 x steps
+    late = revise(plan, 30, 1.5, 0.1).steps
+    assert 30 < FLAT * late < 32
+    for steps in (late, 330):
+        rows = revise(plan, 30, 1.0 - (steps - 30) / 600, 0.1).rows
+        assert [row for row in rows if row <= 30] == [row for row in plan.rows if row <= 30]
+        assert rows[-1] == pytest.approx(max(steps, late), abs=1)
+
+
+def test_a_damaged_or_missing_plan_is_one_sentence(plain_lm_folder, monkeypatch, capsys):
+    monkeypatch.setattr(step_budget, "calibrate", lambda *_: (0.03, 1e-6))
+    monkeypatch.setattr(train, "STARTED", time.perf_counter())
+    arguments = (*TINY[:-2], "--minutes", "0.12", "--name", "a")
+    assert inline(monkeypatch, *arguments) == 0
+    (RUNS / "a/summary.json").unlink()
+    file = RUNS / "a/plan.json"
+    plan = json.loads(file.read_text())
+    file.write_text(json.dumps({**plan, "more": 1}))
+    assert inline(monkeypatch, *arguments) == 2
+    assert "is damaged" in one_sentence(capsys.readouterr().err)
+    file.unlink()
+    assert inline(monkeypatch, *arguments) == 2
+    assert "is gone" in one_sentence(capsys.readouterr().err)
+
+
+def test_a_budget_too_small_for_one_step(plain_lm_folder, monkeypatch, capsys):
+    monkeypatch.setattr(step_budget, "calibrate", lambda *_: (0.01, 1e-6))
+    assert inline(monkeypatch, *TINY[:-2], "--minutes", "0.01", "--name", "a") == 2
+    assert "--minutes 0.01 is too short" in one_sentence(capsys.readouterr().err)
+    assert not (RUNS / "a/summary.json").exists()
+    # the name is still free for a larger budget
+    monkeypatch.setattr(train, "STARTED", time.perf_counter())
+    assert inline(monkeypatch, *TINY[:-2], "--minutes", "0.12", "--name", "a") == 0
+
+
+def test_presets_and_explicit_flags():
+    quick, default, full = (settings_of("--preset", name).minutes for name in ("quick", "default", "full"))
+    assert quick <= 1 < default < full
+    assert settings_of("--preset", "quick", "--minutes", "2").minutes == 2
+    config = settings_of("--preset", "quick", "--steps", "7")
+    assert (config.steps, config.minutes) == (7, 0)
+
+
+def test_minutes_given_win_over_the_steps_of_a_config_file(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"arguments": {"steps": 40, "minutes": None}}))
+    config = settings_of("--from-config", str(tmp_path / "config.json"), "--minutes", "2")
+    assert (config.steps, config.minutes) == (0, 2)
+
+
+@pytest.mark.parametrize("task", INTEGER_TASKS)
+def test_quick_is_not_slower_than_the_default(task):
+    quick, default = (settings_of("--task", task, "--preset", preset).minutes for preset in ("quick", "default"))
+    assert quick <= default

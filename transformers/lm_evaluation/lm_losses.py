@@ -1,0 +1,100 @@
+"""Loss of a trained decoder on a whole text or on fresh integers, in fp32 unless said otherwise."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from decoder_model.decoder import Decoder
+from texts.integer_tasks import EVALUATION, IntegerTask
+
+TOKENS_AT_ONCE = 8192
+SEQUENCES = 1024  # fresh ones that an integer task is measured on
+
+
+@contextlib.contextmanager
+def evaluating(model: Decoder, dtype: torch.dtype = torch.float32) -> Iterator[None]:
+    """No dropout, no gradients, activations in `dtype`; what was set before is set again."""
+    was_training, compute = model.training, model.compute
+    model.eval()
+    model.compute = dtype
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+        model.compute = compute
+
+
+def window_losses(model: Decoder, windows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Nats of tokens 1 … T of each window (W, T + 1), with nothing before its token 0: (W, T), on the CPU."""
+    losses = []
+    with evaluating(model, dtype):
+        for part in windows.split(max(1, TOKENS_AT_ONCE // windows.size(1))):
+            part = part.to(model.embedding.device).long()
+            logits = model(part[:, :-1]).flatten(0, 1)
+            losses.append(F.cross_entropy(logits, part[:, 1:].flatten(), reduction="none").view(len(part), -1).cpu())
+    return torch.cat(losses)
+
+
+def token_losses(model: Decoder, ids: Tensor, context: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nats of tokens 1 … n - 1 of the text `ids` (n,), each predicted from those before it in its window: two (n - 1,).
+
+    Cold: windows of `context` predictions that do not overlap, so that a token has context / 2 tokens before it on
+    average. Sliding: windows start context / 2 apart and each scores its second half (the first one all), so that every
+    token but the first few has at least context / 2 tokens before it. An even context makes every second one cold.
+    """
+    stride = max(1, context // 2)
+    n = len(ids) - 1
+    starts = torch.tensor(sorted({*range(0, n, stride), *range(0, n, context)}))
+    # The last windows reach beyond the text. They are filled up with copies of the last token, which, being later,
+    # change nothing before them.
+    windows = ids.cpu()[(starts[:, None] + torch.arange(context + 1)).clamp(max=n)]
+    cold, sliding = np.empty(n, dtype=np.float32), np.empty(n, dtype=np.float32)
+    for start, row in zip(starts.tolist(), window_losses(model, windows).numpy(), strict=True):
+        end = min(start + context, n)
+        if start % context == 0:
+            cold[start:end] = row[: end - start]
+        if start % stride == 0:
+            new = 0 if start == 0 else context - stride
+            sliding[start + new : end] = row[new : end - start]
+    return cold, sliding
+
+
+@dataclass(frozen=True)
+class IntegerScore:
+    """Losses in nats: `loss` of all targets, `second_half_loss` and `accuracy` of those that are determined."""
+
+    loss: float
+    second_half_loss: float
+    accuracy: float
+    by_position: np.ndarray
+
+
+def score_integers(model: Decoder, task: IntegerTask, count: int = SEQUENCES) -> IntegerScore:
+    """The model on `count` sequences drawn for evaluation (a short task has so few that training has seen them too)."""
+    by_position = np.zeros(task.context)
+    scored_loss, scored, right, done = 0.0, 0, 0, 0
+    with evaluating(model):
+        while done < count:
+            batch = min(count - done, max(1, TOKENS_AT_ONCE // task.context))
+            sequences = task.draw(batch, EVALUATION + done)
+            logits = model(sequences.inputs)
+            loss = F.cross_entropy(logits.flatten(0, 1), sequences.targets.flatten(), reduction="none").view(batch, -1)
+            mask = task.scored(sequences)
+            by_position += loss.sum(0).cpu().numpy() / count
+            scored_loss += float(loss[mask].sum())
+            scored += int(mask.sum())
+            right += int((logits.argmax(-1) == sequences.targets)[mask].sum())
+            done += batch
+    return IntegerScore(float(by_position.mean()), scored_loss / scored, right / scored, by_position)
+
+
+def bits_per_character(nats: float, characters: int) -> float:
+    """Total nats of a text to bits per character: nats / (characters ln 2), whatever the tokens."""
+    return nats / (characters * math.log(2))

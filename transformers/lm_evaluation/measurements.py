@@ -1,0 +1,98 @@
+"""What is measured of a net in training: a point of its validation curve, and the numbers that it ends with."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from lm_evaluation.generation import generate
+from lm_evaluation.lm_losses import (
+    SEQUENCES,
+    bits_per_character,
+    evaluating,
+    score_integers,
+    token_losses,
+    window_losses,
+)
+from optimisation.lm_learner import Learner
+from texts.anchors import longest_match
+from texts.integer_tasks import IntegerTask
+from texts.seeds import derived_seed
+from texts.tokenized_text import Text
+
+CURVE_TOKENS = 16_384  # of the validation text, for the points of the curve; the final number is on all of it
+CURVE_SEQUENCES = 256  # of an integer task, for the same; the final number is on lm_losses.SEQUENCES of them
+SAMPLE_TOKENS = 600
+
+
+def curve_point(learner: Learner, dtype: torch.dtype) -> dict[str, float]:
+    """The validation columns of a row of metrics.csv."""
+    if isinstance(learner.task, IntegerTask):
+        score = score_integers(learner.model, learner.task, CURVE_SEQUENCES)
+        half = len(score.by_position) // 2
+        return {
+            "val_loss": score.loss,
+            "first_half_loss": float(score.by_position[:half].mean()),
+            "second_half_loss": score.second_half_loss,
+            "accuracy": score.accuracy,
+        }
+    assert learner.text is not None
+    ids = learner.text.validation.cpu()
+    context = min(learner.model.shape.context, len(ids) - 1)
+    starts = np.unique(np.linspace(0, len(ids) - 1 - context, max(1, CURVE_TOKENS // context)).astype(int))
+    windows = ids[torch.from_numpy(starts)[:, None] + torch.arange(context + 1)]
+    # Evenly spaced windows, in the training's dtype: a curve to look at, not the number that is reported.
+    return {"val_loss": float(window_losses(learner.model, windows, dtype).mean())}
+
+
+def predictions_to_make(learner: Learner) -> tuple[float, float]:
+    """How many tokens are predicted at the end of a run and for a point of its curve, counted by their time in fp32."""
+    if learner.text is None:
+        context = learner.model.shape.context
+        return SEQUENCES * context, CURVE_SEQUENCES * context
+    last = 2 * len(learner.text.validation)
+    return last, min(CURVE_TOKENS, last) / 2  # the curve's in the training's dtype, which is faster
+
+
+def text_summary(learner: Learner, text: Text, to_beat: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray, str]:
+    """The numbers of a text run, the cold losses by position in the window (T,), and a sample."""
+    context = learner.model.shape.context
+    cold, sliding = token_losses(learner.model, text.validation, context)
+    whole = cold[: len(cold) // context * context]
+    by_position = whole.reshape(-1, context).mean(0) if len(whole) else cold
+    sample = text_sample(learner, text)
+    match, recited = longest_match(sample, text.corpus.train)
+    numbers = {
+        "val_loss": float(cold.mean()),
+        "val_loss_sliding": float(sliding.mean()),
+        "val_bits_per_char": bits_per_character(float(cold.sum()), text.characters),
+        "val_bits_per_char_sliding": bits_per_character(float(sliding.sum()), text.characters),
+        "val_tokens": len(cold),
+        "val_characters": text.characters,
+        "sample_longest_match": match,
+        "sample_longest_match_text": recited,
+        **to_beat,
+    }
+    return numbers, by_position, sample
+
+
+def text_sample(learner: Learner, text: Text) -> str:
+    """SAMPLE_TOKENS tokens that continue a new line; the model stays on the CPU."""
+    prompt = text.vocabulary.encode("\n") if "\n" in text.corpus.train else text.train[:1].cpu().numpy()
+    random = torch.Generator().manual_seed(derived_seed(learner.settings.seed, 0))
+    model = learner.model.cpu()
+    with evaluating(model):
+        tokens = generate(model, torch.from_numpy(prompt).long()[None], SAMPLE_TOKENS, 0.8, random=random)
+        return text.vocabulary.decode([int(token) for token in tokens])
+
+
+def integer_summary(learner: Learner, task: IntegerTask) -> tuple[dict[str, Any], np.ndarray]:
+    """The numbers of an integer run beside its exact floor, and the losses by position (T,)."""
+    score = score_integers(learner.model, task)
+    numbers = {
+        "val_loss": score.loss,
+        "floor": float(task.floors.mean()),
+        "second_half_loss": score.second_half_loss,
+        "accuracy": score.accuracy,
+    }
+    return numbers, score.by_position

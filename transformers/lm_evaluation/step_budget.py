@@ -1,0 +1,159 @@
+"""How many steps fit into `--minutes`: a guess from a short measurement, decided for good while training is under way.
+
+The number is kept in plan.json, so that a run that was stopped, and one that repeats it, make exactly as many.
+"""
+
+import math
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.device import synchronize
+from common.errors import BadInput
+from common.files import read_json, write_json
+from common.run import Run
+from lm_evaluation.lm_losses import window_losses
+from lm_evaluation.measurements import predictions_to_make
+from optimisation.learning_rates import FLAT
+from optimisation.lm_learner import Learner
+
+ROWS = 24  # of metrics.csv, denser at the beginning
+QUICK_SECONDS = 10.0  # of training that the quick preset gets at least, on a slow machine too
+REVISE = 0.3  # of the planned steps, after which their number is decided for good; less than FLAT
+FINISH_SECONDS = 5.0  # figures, a sample of SAMPLE_TOKENS, the last checkpoint
+CALIBRATION_SECONDS = 0.7  # a guess is enough: `revise` decides
+
+Update = Callable[[Learner, int, int], Tensor]  # train.py's step: what learns, the step's number, the steps in all
+
+
+class Clock:
+    """Seconds of training, and minutes since the command began; with those of earlier processes that were stopped."""
+
+    def __init__(self, started: float):
+        self._started = self._began = started
+        self._seconds = self._minutes = 0.0
+
+    def training_begins(self, seconds: float = 0.0, minutes: float = 0.0) -> None:
+        """Now; earlier processes have trained for so many seconds, and took so many minutes."""
+        self._began = time.perf_counter()
+        self._seconds, self._minutes = seconds, minutes
+
+    @property
+    def seconds(self) -> float:
+        return self._seconds + time.perf_counter() - self._began
+
+    @property
+    def minutes(self) -> float:
+        return self._minutes + (time.perf_counter() - self._started) / 60
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`steps` in all. For `--minutes` it is decided twice: a first guess, and after `revised_at` steps for good."""
+
+    steps: int
+    first_steps: int
+    revised_at: int | None = None
+    final: bool = True
+    deadline_minutes: float = math.inf
+    """when training is to end, in minutes since the command began"""
+
+    @cached_property
+    def rows(self) -> list[int]:
+        """The steps after which a row of metrics.csv is written, ROWS of them or so, denser at the beginning."""
+        first, last = (
+            {max(1, round(n * (i / ROWS) ** 1.5)) for i in range(1, ROWS + 1)} for n in (self.first_steps, self.steps)
+        )
+        cut = self.revised_at or 0
+        return sorted({row for row in first if row <= cut} | {row for row in last if row > cut})
+
+
+def make_plan(learner: Learner, run: Run, clock: Clock, update: Update) -> Plan:
+    """The number of steps: given, or as many as fit into `--minutes`; kept in plan.json, so that a rerun is exact.
+
+    `--from-config` takes the plan beside that config.json, if it is for the same numbers.
+    """
+    settings = learner.settings
+    if settings.steps:
+        return Plan(settings.steps, settings.steps)
+    file = run.folder / "plan.json"
+    given = Path(settings.from_config).parent / "plan.json" if settings.from_config else file
+    if plan := kept_plan(run, file) or kept_plan(run, given):
+        keep_plan(run, plan)
+        return plan
+    if (run.folder / "checkpoint.pt").exists():
+        raise BadInput(f"{file} is gone, without which the run in {run.folder} cannot go on: choose another --name")
+    step_seconds, token_seconds = calibrate(learner, update)
+    last, point = predictions_to_make(learner)
+    deadline = settings.minutes - (last * token_seconds + FINISH_SECONDS) / 60
+    left = 60 * (deadline - clock.minutes) - ROWS * point * token_seconds
+    if settings.preset == "quick":
+        left = max(left, QUICK_SECONDS)
+    steps = int(left / step_seconds)
+    if steps < 1:
+        run.close()
+        shutil.rmtree(run.folder)  # nothing is in it yet, and another budget may want its name
+        raise BadInput(f"--minutes {settings.minutes:g} is too short: start-up and evaluation alone take that long")
+    # While the learning rate is flat, the number of steps has had no influence yet and can still be corrected. The
+    # paper's schedule is never flat: there the first guess stays.
+    revised_at = None if learner.paper else int(REVISE * steps) or None
+    plan = Plan(steps, steps, revised_at, final=revised_at is None, deadline_minutes=deadline)
+    keep_plan(run, plan)
+    return plan
+
+
+def kept_plan(run: Run, file: Path) -> Plan | None:
+    """The plan in a file, if that is there and for the numbers of this run."""
+    kept = read_json(file) if file.exists() else None
+    if not isinstance(kept, dict) or kept.pop("config", None) != run.config:
+        return None
+    if set(kept) != {field.name for field in fields(Plan)}:
+        raise BadInput(f"{file} is damaged: give the run another --name")
+    return Plan(**kept)
+
+
+def keep_plan(run: Run, plan: Plan) -> None:
+    """Write plan.json."""
+    write_json(run.folder / "plan.json", {**asdict(plan), "config": run.config})
+
+
+def decide(plan: Plan, run: Run, learner: Learner, clock: Clock, done: int) -> Plan:
+    """The plan for good, now that so many steps are done; kept."""
+    synchronize(learner.device)
+    pace = clock.seconds / done  # of a step with its share of the rows
+    plan = revise(plan, done, clock.minutes, pace)
+    keep_plan(run, plan)
+    return plan
+
+
+def revise(plan: Plan, done: int, minutes: float, step_seconds: float) -> Plan:
+    """The plan again, from the speed of the steps `done` in so many `minutes` since the command began.
+
+    The flat part of the schedule must not have ended, so the run never gets much shorter than it is.
+    """
+    left = int(60 * (plan.deadline_minutes - minutes) / step_seconds)
+    return replace(plan, steps=max(done + left, math.ceil(done / FLAT) + 1), final=True)
+
+
+def calibrate(learner: Learner, update: Update) -> tuple[float, float]:
+    """Seconds of a training step and of one prediction in fp32, measured on a twin that is thrown away."""
+    twin = Learner(learner.settings, learner.text, learner.device, learner.model.compute)
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < 4 or (time.perf_counter() - began < CALIBRATION_SECONDS and len(times) < 400):
+        start = time.perf_counter()
+        update(twin, len(times), 1000)
+        synchronize(twin.device)
+        times.append(time.perf_counter() - start)
+    context = twin.model.shape.context
+    windows = torch.zeros(max(1, 8192 // context), context + 1, dtype=torch.uint8)
+    start = time.perf_counter()
+    window_losses(twin.model, windows)
+    return statistics.mean(times[3:]), (time.perf_counter() - start) / windows[:, 1:].numel()

@@ -1,0 +1,1 @@
+"""What is shown: the figures, tables and sentences of train.py and noise_scale.py."""

@@ -1,0 +1,194 @@
+"""Figures of one run: loss against tokens, minutes and position, beside what there is to beat; attention maps."""
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from common.plots import PALETTE, new_figure, save_figure, style
+from decoder_model.decoder import Decoder
+from lm_evaluation.lm_losses import SEQUENCES, evaluating
+from texts.integer_tasks import IntegerTask
+
+Metrics = dict[str, np.ndarray]
+NAMES = {
+    "shakespeare": "Shakespeare's plays",
+    "kjv": "King James Bible",
+    "tinyshakespeare": "tinyshakespeare",
+    "text": "the text",
+}
+
+
+def text_figure(
+    metrics: Metrics,
+    by_position: np.ndarray | None,
+    numbers: dict[str, Any],
+    task: str,
+    path: Path,
+    what: str = "validation",
+) -> None:
+    """Loss of a text run against tokens and minutes, with the anchors as lines, and against the place in the window.
+
+    While the run goes on, `by_position` is None and `numbers` has the anchors, val_tokens and val_characters only.
+    """
+    per_token = numbers["val_characters"] / numbers["val_tokens"]  # anchors are per character, the curves per token
+    final, latest = numbers.get("val_loss"), metrics["val_loss"][-1]
+    anchors = [(f"{numbers['ngram_order']}-gram (Witten-Bell)", numbers["ngram_nats_per_char"], PALETTE[1], "--")]
+    anchors.append(("xz", numbers["xz_nats_per_char"], PALETTE[2], ":"))
+    if numbers["ppmd_nats_per_char"] is not None:
+        anchors.append(("PPMd (goes on learning)", numbers["ppmd_nats_per_char"], PALETTE[3], "-."))
+    unit = "nats per character" if abs(per_token - 1) < 1e-9 else "nats per token"
+    with style():
+        figure, axes = new_figure(3, width=3.7)
+        for ax, key, label in (
+            (axes[0], "tokens", "training tokens"),
+            (axes[1], "minutes", "minutes since the command began"),
+        ):
+            ax.plot(metrics[key], metrics["train_loss"], color="0.65", label="training, since the last point")
+            ax.plot(metrics[key], metrics["val_loss"], color=PALETTE[0], marker=".", label=f"{what}, a part of it")
+            if final is not None:
+                ax.plot(metrics[key][-1], final, "*", ms=11, color=PALETTE[0], label=f"{what}, whole text")
+            for name, nats, color, line in anchors:
+                ax.axhline(nats * per_token, color=color, ls=line, label=name)
+            top = max(0.1, 1.6 * (final or latest), 1.15 * max(nats for _, nats, *_ in anchors) * per_token)
+            low = min(
+                metrics["train_loss"].min(), metrics["val_loss"].min(), *(nats * per_token for _, nats, *_ in anchors)
+            )
+            ax.set(xlabel=label, ylabel=f"loss ({unit})", ylim=(0.94 * low, top))
+        axes[0].set_xscale("log")
+        told = f"{latest:.3f} so far" if final is None else f"{final:.3f} {unit}"
+        axes[0].set_title(f"{NAMES[task]}: {told}")
+        axes[1].set_title("the same, by the clock")
+        axes[1].legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none")
+        if by_position is None:
+            empty(axes[2], "loss by position:\nmeasured at the end")
+        else:
+            _against_position(axes[2], by_position, anchors, per_token, what, unit)
+        save_figure(figure, path, pdf=final is not None)
+
+
+def empty(ax: Axes, why: str) -> None:
+    """Say in an empty panel why it is empty."""
+    ax.set_axis_off()
+    ax.text(0.5, 0.5, why, ha="center", va="center", transform=ax.transAxes)
+
+
+def _against_position(
+    ax: Axes, by_position: np.ndarray, anchors: list[tuple], per_token: float, what: str, unit: str
+) -> None:
+    place = np.arange(1, len(by_position) + 1)
+    # Bins that grow by a factor of sqrt(2): each point is the mean over its places.
+    edges = np.unique(np.minimum(2 ** np.arange(0, np.log2(len(place)) + 2, 0.5), len(place) + 1).astype(int))
+    middle = [place[a - 1 : b - 1].mean() for a, b in pairwise(edges)]
+    mean = [by_position[a - 1 : b - 1].mean() for a, b in pairwise(edges)]
+    ax.plot(middle, mean, marker=".", color=PALETTE[0], label=f"model, cold windows ({what})")
+    name, nats, color, line = anchors[0]
+    ax.axhline(nats * per_token, color=color, ls=line, label=name)
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    ax.set(xlabel="tokens before it in the window", ylabel=f"loss ({unit})", title="what context is worth")
+    ax.legend(loc="upper right")
+
+
+def integer_figure(metrics: Metrics, by_position: np.ndarray | None, task: IntegerTask, path: Path) -> None:
+    """Loss against tokens with the exact floor, its two halves over time, and the loss of each position.
+
+    While the run goes on, `by_position` is None.
+    """
+    with style():
+        figure, axes = new_figure(3, width=3.7)
+        axes[0].plot(metrics["tokens"], metrics["train_loss"], color="0.65", label="training")
+        axes[0].plot(metrics["tokens"], metrics["val_loss"], color=PALETTE[0], marker=".", label="fresh sequences")
+        axes[0].axhline(task.floors.mean(), color="black", ls="--", label=f"exact floor {task.floors.mean():.3f}")
+        axes[0].set(xlabel="training tokens", ylabel="loss (nats per token)", xscale="log")
+        axes[0].set_title(f"{task.kind}, n = {task.length}, V = {task.vocabulary}")
+        axes[0].legend()
+        smallest = 1e-5
+        for key, label, color in (
+            ("first_half_loss", "first half of the positions", PALETTE[1]),
+            ("second_half_loss", task.second_half, PALETTE[0]),
+        ):
+            axes[1].plot(metrics["minutes"], np.maximum(metrics[key], smallest), color=color, label=label)
+        axes[1].set(xlabel="minutes since the command began", ylabel="loss (nats per token)", yscale="log")
+        axes[1].set_title(f"{task.second_half}: accuracy {100 * metrics['accuracy'][-1]:.2f}%")
+        axes[1].legend()
+        if by_position is None:
+            empty(axes[2], "loss by position:\nmeasured at the end")
+        else:
+            _integers_by_position(axes[2], by_position, task)
+        save_figure(figure, path, pdf=by_position is not None)
+
+
+def _integers_by_position(ax: Axes, by_position: np.ndarray, task: IntegerTask) -> None:
+    place = np.arange(1, len(by_position) + 1)
+    ax.plot(place, by_position, color=PALETTE[0], marker=".", ls="", label=f"model, {SEQUENCES:,} fresh sequences")
+    ax.step(place, task.floors, where="mid", color="black", lw=1.0, label="exact floor")
+    ax.set(xlabel="position of the predicted token", ylabel="loss (nats per token)", title="loss by position")
+    top = max(0.1, by_position.max(), task.floors.max())  # a loss of 1e-8 is to look like 0
+    ax.set_ylim(-0.05 * top, 1.35 * top)  # and the legend has room above the points
+    ax.legend(loc="upper right")
+
+
+def noise_figure(metrics: Metrics, context: int, path: Path) -> None:
+    """B_simple against the tokens, and what it is the ratio of; a row whose |G|^2 came out negative has none."""
+    trace, squared_norm = context * metrics["noise_trace"], metrics["noise_squared_norm"]
+    with style():
+        figure, axes = new_figure(2, width=3.7)
+        good = (trace > 0) & (squared_norm > 0)
+        axes[0].plot(metrics["tokens"][good], trace[good] / squared_norm[good], ".-", color=PALETTE[0])
+        axes[0].set(ylabel="B_simple (tokens)", title=f"gradient noise scale, {good.sum()} of {len(good)} rows")
+        for values, label, color in ((trace, "tr Σ of a token", PALETTE[1]), (squared_norm, "|G|²", PALETTE[2])):
+            axes[1].plot(metrics["tokens"], np.where(values > 0, values, np.nan), ".-", color=color, label=label)
+        axes[1].set(ylabel="squared norm of a gradient", title="noise and signal")
+        axes[1].legend()
+        for ax in axes:
+            ax.set(xlabel="training tokens", xscale="log", yscale="log")
+        save_figure(figure, path)
+
+
+def attention_maps(model: Decoder, tokens: Tensor) -> list[np.ndarray]:
+    """The attention weights of each layer for one sequence (T,): arrays (H, T, T), row = the token that looks."""
+    maps: list[np.ndarray] = []
+    kernels = model.kernels
+
+    def recorded(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        weights = torch.softmax(q @ k.transpose(1, 2) * q.size(-1) ** -0.5 + mask, -1)
+        maps.append(weights.cpu().numpy())
+        return weights @ v
+
+    model.kernels = replace(kernels, attention=recorded)
+    try:
+        with evaluating(model):
+            model(tokens[None])
+    finally:
+        model.kernels = kernels
+    return maps
+
+
+def attention_figure(model: Decoder, task: IntegerTask, path: Path) -> None:
+    """Where each head of each layer looks, for one fresh sequence."""
+    sequences = task.draw(1, 1 << 41)
+    maps = attention_maps(model, sequences.inputs[0])
+    tokens = sequences.inputs[0].tolist()
+    with style():
+        layers, heads = len(maps), len(maps[0])
+        figure, axes = new_figure(heads, layers, width=3.4, height=3.1)
+        image = None
+        for layer, weights in enumerate(maps):
+            for head, weight in enumerate(weights):
+                ax = axes[layer * heads + head]
+                image = ax.imshow(weight, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+                ax.set(title=f"layer {layer + 1}, head {head + 1}", xlabel="looked at", ylabel="looking")
+                ax.grid(False)
+                if len(tokens) <= 24:
+                    ax.set_xticks(range(len(tokens)), tokens, fontsize=6)
+                    ax.set_yticks(range(len(tokens)), tokens, fontsize=6)
+        assert image is not None
+        figure.colorbar(image, ax=list(axes), label="attention weight", shrink=0.7)
+        figure.suptitle(f"{task.kind}, n = {task.length}, V = {task.vocabulary}: attention in one fresh sequence")
+        save_figure(figure, path)

@@ -1,0 +1,88 @@
+"""What a run of train.py ends with: its numbers, its figures, its sample, and one sentence."""
+
+import math
+from typing import Any
+
+from common.files import write_text
+from common.run import Run, read_metrics
+from gradient_noise.noise_tracking import noise_summary
+from lm_evaluation.measurements import integer_summary, text_summary
+from lm_settings.choices import INTEGER_TASKS
+from lm_settings.train_settings import Settings
+from optimisation.lm_learner import Learner
+from texts.integer_tasks import IntegerTask
+
+
+def headline(settings: Settings, summary: dict[str, Any]) -> str:
+    """One sentence: what was reached, beside what there is to compare it with."""
+    if summary["status"] != "ok":
+        return f"{settings.task}: diverged, the loss is not finite or worse than at the start; try --lr below {settings.lr:g}"
+    if settings.task in INTEGER_TASKS:
+        return (
+            f"{settings.task}: loss {summary['val_loss']:.4f} nats per token (exact floor {summary['floor']:.4f}), "
+            f"second half {summary['second_half_loss']:.4f}, accuracy {100 * summary['accuracy']:.2f}% (n = 1 run)"
+        )
+    per_char = math.log(2) * summary["val_bits_per_char"]
+    return (
+        f"{settings.task}: {measured_on(settings)} loss {summary['val_loss']:.4f} nats per token, "
+        f"{per_char:.4f} per character ({summary['val_bits_per_char']:.3f} bits; n = 1 run). "
+        f"Per character: {anchor_words(summary)}"
+    )
+
+
+def anchor_words(anchors: dict[str, Any]) -> str:
+    """`5-gram 1.669, xz 1.746, PPMd 1.406`: nats per character, PPMd only where it is installed."""
+    words = f"{anchors['ngram_order']}-gram {anchors['ngram_nats_per_char']:.3f}, xz {anchors['xz_nats_per_char']:.3f}"
+    ppmd = anchors["ppmd_nats_per_char"]
+    return words if ppmd is None else f"{words}, PPMd {ppmd:.3f}"
+
+
+def draw_so_far(run: Run, learner: Learner, to_beat: dict[str, Any]) -> bool:
+    """loss.png of a run that still goes on; False before its third row."""
+    from lm_report import train_figures  # here, as below: what ends earlier needs no figures
+
+    metrics = read_metrics(run.folder / "metrics.csv")
+    if len(metrics["step"]) < 3:
+        return False
+    text = learner.text
+    if text is None:
+        assert isinstance(learner.task, IntegerTask)
+        train_figures.integer_figure(metrics, None, learner.task, run.folder / "loss")
+    else:
+        numbers = {**to_beat, "val_tokens": len(text.validation) - 1, "val_characters": text.characters}
+        what = measured_on(learner.settings)
+        train_figures.text_figure(metrics, None, numbers, learner.settings.task, run.folder / "loss", what)
+    return True
+
+
+def measured_on(settings: Settings) -> str:
+    """Which text the losses are of."""
+    return "development" if settings.development else "validation"
+
+
+def report(run: Run, learner: Learner, to_beat: dict[str, Any]) -> dict[str, Any]:
+    """Final evaluation, sample and figures; the summary's numbers."""
+    from lm_report import train_figures
+
+    metrics = read_metrics(run.folder / "metrics.csv")
+    noise: dict[str, Any] = {}
+    if learner.tracker:
+        context = learner.model.shape.context
+        noise = noise_summary(metrics, context)
+        train_figures.noise_figure(metrics, context, run.folder / "noise")
+    if learner.text is None:
+        assert isinstance(learner.task, IntegerTask)
+        numbers, by_position = integer_summary(learner, learner.task)
+        train_figures.integer_figure(metrics, by_position, learner.task, run.folder / "loss")
+        train_figures.attention_figure(learner.model, learner.task, run.folder / "attention")
+    else:
+        numbers, by_position, sample = text_summary(learner, learner.text, to_beat)
+        write_text(run.folder / "sample.txt", sample)
+        what = measured_on(learner.settings)
+        train_figures.text_figure(metrics, by_position, numbers, learner.settings.task, run.folder / "loss", what)
+        print(f"\n{sample.strip()}\n")
+        print(
+            f"longest verbatim match of this sample with the training text: {numbers['sample_longest_match']} "
+            f"characters, {numbers['sample_longest_match_text']!r}"
+        )
+    return numbers | noise

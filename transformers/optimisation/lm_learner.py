@@ -1,0 +1,91 @@
+"""What a step of training needs: decoder, data, loss, optimiser, learning rate. train.py takes the step (`update`)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from decoder_model.decoder import Decoder, Shape
+from decoder_model.kernels import kernels_for
+from gradient_noise.noise_tracking import NoiseTracker
+from lm_settings.choices import parts_of
+from lm_settings.train_settings import Settings
+from optimisation.learning_rates import (
+    ADAM_RATES,
+    FLAT,
+    MUON_RATES,
+    PAPER_RATE,
+    PAPER_WARMUP,
+    WARMUP,
+    inverse_sqrt,
+    trapezoid,
+)
+from optimisation.optimizer import Optimizer
+from texts.integer_tasks import IntegerTask
+from texts.seeds import derived_seed
+from texts.text_windows import TextTask
+from texts.tokenized_text import Text
+
+# Shortcuts that would solve `induction` without attention composing over layers, and so are off for integers.
+TEXT_ONLY = ("shift", "ngrams")
+SMALL_TEXT = 2_500_000  # tokens to learn: fewer are read many times over, and get Settings.small_text_dropout
+
+
+class Learner:
+    """A decoder in training on one task; `text` is None for integers."""
+
+    def __init__(self, settings: Settings, text: Text | None, device: torch.device, dtype: torch.dtype):
+        self.settings, self.text, self.device = settings, text, device
+        self.task: IntegerTask | TextTask
+        if text is None:
+            self.task = IntegerTask(settings.task, settings.length, settings.vocab, settings.seed, device)
+            vocabulary = self.task.vocabulary
+        else:
+            self.task = TextTask(text.train, settings.context, settings.batch, settings.seed)
+            vocabulary = text.vocabulary.size
+        # n-grams of whole words hardly ever come twice: with them, --preset quick gave 2.00 nats a character, not 1.89.
+        needless = TEXT_ONLY if text is None else ("ngrams",) if settings.tokenizer == "word" else ()
+        small = text is not None and len(text.train) < SMALL_TEXT
+        shape = Shape(
+            vocabulary,
+            self.task.context,
+            settings.layers,
+            settings.heads,
+            settings.width,
+            parts_of(settings.arch, (*settings.without, *needless)),
+            settings.small_text_dropout if small else settings.dropout,
+        )
+        torch.manual_seed(derived_seed(settings.seed, -1))
+        self.model = Decoder(shape, dtype, kernels_for(device)).to(device)
+        self.paper = settings.arch == "vaswani"
+        with_muon = not self.paper and "muon" not in settings.without
+        rates = dict.fromkeys(MUON_RATES, PAPER_RATE) if self.paper else MUON_RATES if with_muon else ADAM_RATES
+        self.optimizer = Optimizer(self.model, rates, settings.decay, with_muon, dtype)
+        self.tracker = NoiseTracker(self.model, settings.batch) if settings.track_noise else None
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.settings.batch * self.model.shape.context
+
+    def seed_dropout(self, step: int) -> None:
+        """Let the dropout of a step follow from its number: a resumed run draws what this one would have."""
+        if self.model.shape.dropout:
+            torch.manual_seed(derived_seed(self.settings.seed + 1, -2 - step))
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets (B, T) of a step."""
+        if isinstance(self.task, TextTask):
+            return self.task.windows(step)
+        sequences = self.task.draw(self.settings.batch, step)
+        return sequences.inputs, sequences.targets
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean nats per token: -log p(target), smoothed where that is asked for (Vaswani et al. 2017, section 5.4)."""
+        logits = self.model(inputs)  # (B, T, V)
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), label_smoothing=self.settings.smoothing)
+
+    def rate(self, step: int, steps: int) -> float:
+        """The factor on the learning rates in a step, of so many steps in all."""
+        if self.paper:
+            warmup = max(1, round(PAPER_WARMUP * steps))
+            return self.settings.lr * inverse_sqrt(step, self.model.shape.width, warmup)
+        return self.settings.lr * trapezoid(step, steps, WARMUP, FLAT)

@@ -1,0 +1,56 @@
+"""A corpus in the tokens of its own vocabulary, on the device."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.data import data_root
+from common.errors import BadInput
+from lm_settings.train_settings import Settings
+from texts.anchors import anchors
+from texts.corpora import Corpus, load_corpus
+from texts.vocabulary import Vocabulary, build
+
+
+@dataclass(frozen=True)
+class Text:
+    """A corpus in tokens: `train` (N,) and `validation` (n,) on the device, in the smallest integers that hold them."""
+
+    corpus: Corpus
+    vocabulary: Vocabulary
+    train: Tensor
+    validation: Tensor
+
+    @property
+    def characters(self) -> int:
+        """Characters in the predicted tokens 1 … n - 1 of the validation text."""
+        return int(self.vocabulary.characters[self.validation[1:].cpu().numpy()].sum())
+
+    def anchors(self) -> dict[str, Any]:
+        """What the n-gram and the compressors reach on the same tokens."""
+        ids = (self.train.cpu().numpy(), self.validation.cpu().numpy())
+        corpus = self.corpus
+        return anchors(corpus.train, corpus.validation, *ids, self.vocabulary.size, self.characters)
+
+
+def load_text(settings: Settings, device: torch.device) -> Text:
+    """The task's text in the tokens of its own vocabulary; BadInput where it is shorter than the context."""
+    needs_root = settings.task == "tinyshakespeare" or settings.data_dir  # the other texts need no data folder
+    root = data_root(settings.data_dir) if needs_root else Path()
+    corpus = load_corpus(settings.task, root, settings.text, settings.development)
+    vocabulary = build(settings.tokenizer, corpus.train, settings.vocab, cover=corpus.validation)
+    dtype = torch.uint8 if vocabulary.size <= 256 else torch.int32
+    train, validation = (
+        torch.from_numpy(vocabulary.encode(text)).to(dtype) for text in (corpus.train, corpus.validation)
+    )
+    if len(validation) < 2:
+        raise BadInput("the held-out tenth of the text has fewer than 2 tokens: give a longer text")
+    if len(train) < 3 * settings.context:
+        raise BadInput(
+            f"the training text has {len(train):,} tokens: with --context {settings.context} at least "
+            f"{3 * settings.context:,} are needed"
+        )
+    return Text(corpus, vocabulary, train.to(device), validation.to(device))
