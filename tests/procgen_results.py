@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pages import one_line, page
 from rl_report.published import ppo_return
 from rl_report.seed_statistics import mean_interval
 from rl_settings.compare_settings import Arm
@@ -13,11 +14,10 @@ from rl_settings.procgen_games import GAMES, normalised_return
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "results/reference/rl/procgen"
-SUITE = "suite-64-full-99-1m"  # what README shows
+SUITE = "suite-64-full-99-1m"  # what the page shows
 SMALL_BATCH = "suite-full-1m"  # the same games with 16 minibatches and the paper's discount
-README = (ROOT / "README.md").read_text()
-PAGE = (REFERENCE / "README.md").read_text()
-TEXT = " ".join((README + PAGE).split())
+PAGE = page("rl/procgen.md")
+TEXT = one_line(PAGE)
 COUNTS = "no one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
 
 

@@ -13,6 +13,7 @@ import pytest
 from critical_batch.arm_tables import ArmResult, Measured, at_loss, tuned
 from critical_batch.predictions import Verdict, verdicts
 from gradient_noise.noise_estimators import Interval
+from pages import page
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "results/reference/transformers/noise_scale"
@@ -141,7 +142,7 @@ def rows_of(arm: ArmResult, judged: dict[tuple[str, str], Verdict]) -> tuple[str
 
 
 def test_readmes_tables_are_what_the_run_gives(arms, judged):
-    text = (ROOT / "README.md").read_text()
+    text = page("transformers/noise_scale.md")
     rows = re.findall(r"^\| (?:kjv|shakespeare|repeat|ascending)-\d+-\w+ \|.*$", text, re.MULTILINE)
     noise, critical = zip(*(rows_of(arm, judged) for arm in arms.values()), strict=True)
     assert rows == [*noise, *critical]

@@ -4,7 +4,7 @@ import numpy as np
 
 from procgen_results import (
     COUNTS,
-    README,
+    PAGE,
     REFERENCE,
     SMALL_BATCH,
     SUITE,
@@ -27,7 +27,7 @@ def test_the_table_is_that_of_the_runs():
     found = results(SUITE)
     table = procgen_table(found)
     assert table == (REFERENCE / SUITE / "table.md").read_text()
-    assert table in README
+    assert table in PAGE
     assert len({arm.env for arm in found}) == len(GAMES)
     assert {run["summary"]["status"] for runs in found.values() for run in runs} == {"ok"}
 

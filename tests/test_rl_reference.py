@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from pages import one_line, page
 from rl_report.seed_statistics import solved_at
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "results/reference/rl"
-README = (ROOT / "README.md").read_text()
-TEXT = " ".join(README.split())
+PAGE = page("rl/README.md")
+TEXT = one_line(PAGE)
 # environment: (column, what its mean over seeds reaches, steps), on seeds that the settings were not tuned on
 REACHED = {
     "CartPole-v1": ("eval_return_mean", 475, 131_072),
@@ -73,7 +74,7 @@ def test_the_tables_are_those_of_the_runs(suite):
         label = algo if baseline == "gae" else f"{algo}, {baseline}"
         (line,) = [line for line in table if line.startswith(f"| {env} | {label} | ")]
         assert f" {mean:.1f} (" in line
-        assert line in README
+        assert line in PAGE
 
 
 def test_each_baseline_has_less_variance_than_the_one_before():
@@ -83,7 +84,7 @@ def test_each_baseline_has_less_variance_than_the_one_before():
         for baseline in order:
             row = found[updates, baseline]
             text = f"{float(row['variance']):.2g} [{float(row['lo95']):.2g}, {float(row['hi95']):.2g}]"
-            assert text in README
+            assert text in PAGE
         values = [float(found[updates, baseline]["variance"]) for baseline in order]
         # A new value function is nearly 0 everywhere, and then as good as none.
         assert all(before >= 0.99 * after for before, after in itertools.pairwise(values))
@@ -102,4 +103,4 @@ def test_the_comparison_with_stable_baselines_is_as_readme_says():
             steps = statistics.median(float(row["solved_steps"]) for row in solved)
             seconds = statistics.median(float(row["solved_seconds"]) for row in solved)
             line += f", {steps:,.0f}, {seconds:.1f} |"
-        assert line in README
+        assert line in PAGE
