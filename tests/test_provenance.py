@@ -1,11 +1,26 @@
 """What a run's numbers came from: its source files, found from the imports, and its folder."""
 
+import os
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import common.provenance
-from common.provenance import imported_files, source_hash, source_hashes
+import common.run
+from common.errors import BadInput
+from common.provenance import (
+    check_name,
+    command_line,
+    imported_files,
+    latest_run,
+    short_hash,
+    source_hash,
+    source_hashes,
+)
 from common.run import open_run
 
 
@@ -82,3 +97,75 @@ def test_a_folder_is_named_after_all_that_changes_the_numbers_and_nothing_else(r
     (repository / "common/stats.py").write_text("import numpy  # changed\n")
     assert len({name, *others, folder_of(repository)}) == 5
     assert folder_of(repository, name="mine") == "mine"
+
+
+# ---------------------------------------------------------------- names and hashes
+
+
+@given(st.from_regex(r"[a-z0-9][a-z0-9._-]{0,99}", fullmatch=True))
+def test_plain_slugs_are_names(name):
+    assert check_name(name) == name
+
+
+@given(st.text(max_size=8) | st.text(alphabet="./\\~a- \n\0", max_size=8))
+def test_a_name_never_leaves_its_folder(name):
+    allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+    plain = 0 < len(name) <= 100 and set(name) <= allowed and name[0] not in "._-"
+    if plain:
+        assert check_name(name) == Path(name).name
+    else:
+        with pytest.raises(BadInput):
+            check_name(name)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../a", "a/b", "/etc", "a\n", "-rf", ".hidden", "é", "a" * 101])
+def test_a_name_that_is_no_plain_folder_name_is_refused(name):
+    with pytest.raises(BadInput, match="--name"):
+        check_name(name)
+
+
+def test_short_hash_tells_values_types_and_places_apart_but_not_the_order_of_keys():
+    different = [{"a": 1}, {"a": 2}, {"b": 1}, {"a": 1.0}, {"a": "1"}, {"a": [1]}, {"a": True}, {"a": None}, {}]
+    assert len({short_hash(value) for value in different}) == len(different)
+    assert short_hash(1, 2) != short_hash(2, 1)
+    assert short_hash({"a": 1, "b": 2}) == short_hash({"b": 2, "a": 1})
+    assert len(short_hash("x")) == 8
+
+
+def test_source_hash_changes_with_one_character(tmp_path):
+    file = tmp_path / "model.py"
+    file.write_text("rate = 0.1\n")
+    before = source_hash(file)
+    file.write_text("rate = 0.2\n")
+    assert source_hash(file) != before
+
+
+def test_latest_run_is_the_newest_marker_not_the_newest_folder(tmp_path):
+    for age, name in enumerate(["b", "a", "c"]):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "runs.csv").touch()
+        os.utime(tmp_path / name / "runs.csv", (1e9 - age, 1e9 - age))
+    (tmp_path / "unfinished").mkdir()
+    assert latest_run(tmp_path, "runs.csv") == tmp_path / "b"
+
+
+def test_latest_run_passes_over_runs_that_lack_one_of_the_files(tmp_path):
+    for age, name in enumerate(["half", "whole"]):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "runs.csv").touch()
+        os.utime(tmp_path / name / "runs.csv", (1e9 - age, 1e9 - age))
+    (tmp_path / "whole" / "fits.json").touch()
+    assert latest_run(tmp_path, "runs.csv", "fits.json") == tmp_path / "whole"
+
+
+def test_latest_run_without_any_is_bad_input(tmp_path):
+    (tmp_path / "unfinished").mkdir()
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(BadInput, match=r"no run with a runs\.csv"):
+            latest_run(folder, "runs.csv")
+
+
+@pytest.mark.parametrize(("folder", "shown"), [(common.provenance.ROOT / "rl", "rl/vpg.py"), (Path("away"), "vpg.py")])
+def test_the_recorded_command_has_no_folder_of_this_machine(tmp_path, monkeypatch, folder, shown):
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / folder / "vpg.py"), "--seed", "3"])
+    assert command_line() == f"python {shown} --seed 3"
