@@ -1,4 +1,4 @@
-"""The committed results on Procgen, and the two texts that quote them: README, and the page beside the results."""
+"""The committed results on Procgen, and the page that quotes them."""
 
 import csv
 from pathlib import Path

@@ -249,7 +249,7 @@ def test_another_version_of_a_package_gives_a_notice_and_goes_on(name, developme
     monkeypatch.setitem(corpora.SHA256, name, "0" * 64)
     corpus, usual = load_corpus(name, NOWHERE, development=development), packaged(name, development)
     assert corpus.notice == (
-        f"the text of {name} in the installed package differs from the one that README's numbers are for"
+        f"the text of {name} in the installed package differs from the one that the page's numbers are for"
     )
     assert (corpus.train, corpus.validation) == (usual.train, usual.validation)
 

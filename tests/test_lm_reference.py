@@ -1,4 +1,4 @@
-"""README's numbers on the transformers against the committed runs, and what was asked of these."""
+"""The page's numbers on transformers against the committed runs, and what was asked of these."""
 
 import csv
 import json
@@ -76,7 +76,7 @@ def test_other_budgets_are_as_readme_says():
 
 
 def test_what_each_part_is_worth():
-    """README's table from the runs: paired differences by seed, Student's t with two degrees of freedom."""
+    """The page's table from the runs: paired differences by seed, Student's t with two degrees of freedom."""
     table = rows("recipe/ablation.csv")
     losses = {(row["variant"], row["seed"]): float(row["loss"]) for row in table}
     variants = list(dict.fromkeys(row["variant"] for row in table))

@@ -1,4 +1,4 @@
-"""The committed run of noise_scale.py's full preset: it is complete; its verdicts and README's tables follow from CSVs."""
+"""The committed run of noise_scale.py's full preset: it is complete; its verdicts and the page's tables follow from CSVs."""
 
 import csv
 import json
@@ -118,14 +118,14 @@ def test_the_verdicts_follow_from_the_tables(fits, judged):
 
 
 def number(found: Interval) -> str:
-    """With its interval, as README has it."""
+    """With its interval, as the page has it."""
     if math.isnan(found.value):
         return "no number"
     return f"{found.value:.2g} [{found.lo95:.2g}, {found.hi95:.2g}]".replace("inf", "∞")
 
 
 def rows_of(arm: ArmResult, judged: dict[tuple[str, str], Verdict]) -> tuple[str, str]:
-    """An arm's rows in README's two tables."""
+    """An arm's rows in the page's two tables."""
     cells = {
         name: f"{number(judged[name, arm.name].found)}, {judged[name, arm.name].word}"
         for name in ("P1", "P3", "P4", "P4b", "P6", "P12")

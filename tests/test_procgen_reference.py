@@ -1,4 +1,4 @@
-"""The numbers of Procgen's suite, README's and those of the page beside the results, against the committed runs."""
+"""The page's numbers of Procgen's suite against the committed runs."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What was tried on Procgen, as the page beside the results and README say, against the committed trials."""
+"""What was tried on Procgen, as the page says, against the committed trials."""
 
 import numpy as np
 

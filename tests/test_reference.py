@@ -1,4 +1,4 @@
-"""README's numbers against the committed results, and these against the committed runs."""
+"""The page's numbers on scaling laws against the committed results, and these against the committed runs."""
 
 import csv
 import json

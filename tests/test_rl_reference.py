@@ -1,4 +1,4 @@
-"""README's numbers on policy gradients against the committed runs."""
+"""The page's numbers on policy gradients against the committed runs."""
 
 import csv
 import itertools

@@ -1,9 +1,7 @@
 """vpg.py and evaluate.py end to end: what is written, that it learns, resume, bad input."""
 
-import csv
 import json
 import math
-import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,7 +18,7 @@ import vpg
 from common.live import LiveFigure
 from common.run import read_metrics
 from device_guard import no_float64
-from rl_commands import RUNS, inline
+from rl_commands import RUNS, TINY, inline, rows, summary, working_folder
 from rl_report.learning_curve import learning_curve
 from rl_settings.recipes import RECIPES, recipe_for
 from rl_settings.seed_purposes import DURING, EVALUATE, FINAL, GREEDY, RESUME, TRAIN, WEIGHTS, seeds
@@ -30,32 +28,10 @@ from vpg_learner import policy_step_and_value_fit
 from vpg_learner.policy_step_and_value_fit import ppo_loss
 from vpg_learner.vpg_trainer import Trainer
 
-SMALL = ("--num-envs", "4", "--horizon", "16", "--eval-episodes", "4", "--final-episodes", "4", "--eval-every", "128")
-TINY = ("--total-steps", "512", *SMALL)
-TIMES = {"train_seconds", "total_seconds", "steps_per_second", "seconds"}
-
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A working folder, where runs take one thread; figures are drawn by the tests that look at them."""
-    monkeypatch.chdir(tmp_path)
-    # Two threads wait for each other long where another process is busy.
-    monkeypatch.setattr(training_run, "available_cores", lambda: 1)
-    monkeypatch.setattr(vpg, "learning_curve", lambda *_: None)
-    threads = torch.get_num_threads()
-    yield tmp_path
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
-
-
-def rows(name: str) -> list[dict[str, str]]:
-    """metrics.csv without its times."""
-    with open(RUNS / name / "metrics.csv", newline="") as file:
-        return [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
-
-
-def summary(name: str) -> dict[str, Any]:
-    return json.loads((RUNS / name / "summary.json").read_text())
+    yield from working_folder(tmp_path, monkeypatch)
 
 
 # ---------------------------------------------------------------- what is written
@@ -239,76 +215,6 @@ def test_seeds_of_different_purposes_never_meet():
         for seed in seeds(one.seed, 32, *purpose)
     ]
     assert len(set(found)) == len(found)
-
-
-# ---------------------------------------------------------------- going on
-
-
-def stop_after(monkeypatch: Any, updates: int) -> None:
-    """Ctrl-C during an update."""
-    before = Trainer.update
-
-    def update(self: Trainer) -> dict[str, float]:
-        row = before(self)
-        if self.updates == updates:
-            import signal
-
-            signal.raise_signal(signal.SIGINT)
-        return row
-
-    monkeypatch.setattr(Trainer, "update", update)
-
-
-@pytest.mark.parametrize("kind", ["constant", "annealed", "not restorable"])
-def test_a_longer_run_begins_with_the_shorter_one_where_that_changes_nothing(place, monkeypatch, capsys, kind):
-    """At a constant rate, and where environments can be restored: what the whole run in one piece says, row by row."""
-    env = "LunarLander-v3" if kind == "not restorable" else "CartPole-v1"
-    arguments = (*TINY, "--env", env, "--anneal" if kind == "annealed" else "--no-anneal", "--normalise-rewards")
-    longer = ("--total-steps", "1024")
-    assert inline(monkeypatch, *arguments, *longer, "--name", "whole") == 0
-    for name, more in (("short", ()), ("z-other", ("--lr", "0.5")), ("damaged", ("--total-steps", "768"))):
-        assert inline(monkeypatch, *arguments, *more, "--name", name) == 0
-        began = capsys.readouterr().out.count("is the beginning of this one")
-        assert began == (kind == "constant" and name == "damaged")
-    (RUNS / "damaged" / "checkpoint.pt").write_bytes(b"no checkpoint")
-    shutil.copytree(RUNS / "short", RUNS / "y-damaged")
-    (RUNS / "y-damaged" / "summary.json").write_text("{")
-    assert inline(monkeypatch, *arguments, *longer, "--name", "long") == 0
-    assert ("a run of 5" in capsys.readouterr().out) == (kind == "constant")
-    assert rows("long") == rows("whole")
-    same = {key: value for key, value in summary("long").items() if key not in TIMES}
-    assert same == {key: value for key, value in summary("whole").items() if key not in TIMES}
-    if kind == "constant":  # the time of both parts counts
-        seconds, before = (read_metrics(RUNS / name / "metrics.csv")["seconds"] for name in ("long", "short"))
-        assert (seconds[: len(before)] == before).all()
-        assert (np.diff(seconds) > 0).all()
-        assert json.loads((RUNS / "long" / "began_with.json").read_text())["config"]["total_steps"] == 512
-
-
-@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
-def test_a_stopped_run_ends_where_an_uninterrupted_one_does(place, monkeypatch, capsys, env):
-    arguments = (*TINY, "--env", env, "--normalise-observations", "--normalise-rewards", "--anneal")
-    assert inline(monkeypatch, *arguments, "--name", "whole") == 0
-    with monkeypatch.context() as patch:
-        stop_after(patch, 4)
-        assert inline(patch, *arguments, "--name", "parts") == 130
-    assert "To go on: python vpg.py" in capsys.readouterr().err
-    assert len(rows("parts")) == 4
-    assert inline(monkeypatch, *arguments, "--name", "parts") == 0
-    assert "going on at step" in capsys.readouterr().out
-    assert rows("parts") == rows("whole")
-    same = {key: value for key, value in summary("parts").items() if key not in TIMES}
-    assert same == {key: value for key, value in summary("whole").items() if key not in TIMES}
-
-
-def test_environments_that_cannot_be_saved_begin_new_episodes_and_say_so(place, monkeypatch, capsys):
-    arguments = (*TINY, "--env", "LunarLander-v3", "--name", "a")
-    with monkeypatch.context() as patch:
-        stop_after(patch, 4)
-        assert inline(patch, *arguments) == 130
-    assert inline(monkeypatch, *arguments) == 0
-    assert "with new episodes" in capsys.readouterr().out
-    assert summary("a")["steps"] == 512
 
 
 # ---------------------------------------------------------------- bad input

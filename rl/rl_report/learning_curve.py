@@ -39,7 +39,8 @@ def learning_curve(folder: Path, env: str, summary: dict[str, Any] | None) -> No
             error = [[max(0.0, middle - low)], [max(0.0, high - middle)]]
             axes[0].errorbar(step[-1:], [middle], error, fmt="D", ms=4, color=color, label=label)
         axes[0].set(title=env if summary else f"{env}, so far", ylabel="return of an episode")
-        axes[0].legend(loc="best")
+        if axes[0].get_legend_handles_labels()[0]:
+            axes[0].legend(loc="best")
         axes[1].set(title="length", ylabel="steps per episode")
         panels = [
             ("entropy", "entropy", "nats"),

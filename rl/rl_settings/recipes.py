@@ -92,7 +92,7 @@ PROCGEN: dict[str, Any] = {
 }
 # Where vpg's single pass is in several minibatches: as many games as PPO's, and steps of 256 frames whatever the batch: with
 # 16 minibatches 64 steps of each game, with 64 PPO's 256. With the paper's discount of 0.999 the policy learnt to wait in
-# ninja and others (results/reference/rl/procgen/README.md).
+# ninja and others (rl/procgen.md).
 PASS_ENVS, STEP_FRAMES, PASS_GAMMA = 64, 256, 0.99
 # The values' clip is not in the paper but in OpenAI's code, whose clip has one range for both.
 PROCGEN_PPO: dict[str, Any] = {"num_envs": 64, "horizon": 256, "epochs": 3, "minibatches": 8, "value_clip": 0.2}

@@ -39,7 +39,7 @@ COMMANDS = [
     f"rl/vpg.py --env CartPole-v1 {RL}",
     f"rl/vpg.py --env CartPole-v1 {RL} --algo ppo --seed 2",
     f"rl/vpg.py --env CartPole-v1 {RL} --baseline reward-to-go",
-    f"rl/vpg.py --env LunarLander-v3 {RL} --critic shared",
+    f"rl/vpg.py --env LunarLander-v3 {RL}",
     f"rl/vpg.py --env Pendulum-v1 {RL}",
     f"rl/vpg.py --env procgen:coinrun {PROCGEN}",
     f"rl/vpg.py --env procgen:starpilot {PROCGEN} --minibatches 4 --encoder impala-glorot",
@@ -48,8 +48,8 @@ COMMANDS = [
 ]
 TIMES = ("seconds", "minutes", "per_second", "images_per_second")
 # What says where and how a run was made, not what came out.
-RECORDS = {"config.json", "plan.json", "began_with.json", "error.txt"}
-PLACES = {"sources", "checkpoint", "git_commit", "git_dirty", "command", "arguments", "config", "name"}
+RECORDS = {"config.json", "plan.json", "began_with.json", "error.txt", "table.md"}  # the last one holds times
+PLACES = {"sources", "checkpoint", "git_commit", "git_dirty", "command", "arguments", "config", "name", "folder"}
 
 
 def run(root: Path, command: str, results: Path, old: Path) -> str:
@@ -73,9 +73,9 @@ def numbers(value: object) -> object:
     return [numbers(part) for part in value] if isinstance(value, list) else value
 
 
-def results_of(folder: Path) -> dict[str, object]:
-    """Every table, summary and text below a results folder, by file name and place in the order of paths."""
-    found: dict[str, object] = {}
+def results_of(folder: Path) -> dict[str, list[object]]:
+    """Every table, summary and text below a results folder, by file name; those of one name in an order of their own."""
+    found: dict[str, list[object]] = {}
     for path in sorted(folder.rglob("*")):
         if path.name in RECORDS or not path.is_file() or {"speed", "made"} & set(path.parts):
             continue
@@ -83,12 +83,12 @@ def results_of(folder: Path) -> dict[str, object]:
         key = f"{path.parent.name if path.parent.name in ('cells', 'runs') else ''}/{path.name}"
         if path.suffix == ".csv":
             with open(path, newline="", encoding="utf-8") as file:
-                found[key] = numbers([dict(row) for row in csv.DictReader(file)])
+                found.setdefault(key, []).append(numbers([dict(row) for row in csv.DictReader(file)]))
         elif path.suffix == ".json":
-            found[key] = numbers(json.loads(path.read_text(encoding="utf-8")))
+            found.setdefault(key, []).append(numbers(json.loads(path.read_text(encoding="utf-8"))))
         elif path.suffix in (".txt", ".md"):
-            found[key] = path.read_text(encoding="utf-8")
-    return found
+            found.setdefault(key, []).append(path.read_text(encoding="utf-8"))
+    return {key: sorted(values, key=repr) for key, values in found.items()}
 
 
 def main() -> int:

@@ -49,7 +49,7 @@ def load_corpus(name: str, root: Path, text_file: str = "", development: bool = 
     parts, split = _load(name, root, text_file)
     train, validation = split_parts(parts, split)
     changed = name in SHA256 and fingerprint("".join(train), "".join(validation)) != SHA256[name]
-    notice = f"the text of {name} in the installed package differs from the one that README's numbers are for"
+    notice = f"the text of {name} in the installed package differs from the one that the page's numbers are for"
     if development:
         train, validation = split_parts(train, split)
     return Corpus(name, "".join(train), "".join(validation), notice if changed else "")
