@@ -17,45 +17,18 @@ from decoder_model.kernels import FAST, PLAIN, SHIFT, dropout, token_shift
 from decoder_model.ngram_tables import NGRAMS, table_sizes
 from decoder_model.positions_and_mask import ROTARY_BASE, Positions
 from lm_settings.choices import MODERN, parts_of
-from tiny_decoder import VARIANTS, fresh_decoder, naive_attention, random_tokens, tiny_decoder, tiny_shape
+from tiny_decoder import (
+    VARIANTS,
+    causal_mask,
+    fresh_decoder,
+    naive_attention,
+    random_tokens,
+    tiny_decoder,
+    tiny_shape,
+    uniform,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def uniform(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return (4 * torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) - 2).to(dtype)
-
-
-def causal_mask(T: int, S: int, dtype: torch.dtype) -> Tensor:
-    """(T, S): the last T of S tokens look at all S."""
-    ahead = torch.arange(S)[None] > torch.arange(S - T, S)[:, None]
-    return torch.zeros(T, S, dtype=dtype).masked_fill(ahead, -math.inf)
-
-
-def operands(name: str, layout: str, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
-    """Differentiable operands and constants of an operation, laid out in memory in one of three ways.
-
-    `strided`: views into larger or transposed tensors, as the decoder passes them. `cached`: fewer queries than keys.
-    """
-    B, T, H, D = 2, 5, 3, 8
-    S = 9 if layout == "cached" else T
-    if name == "attention":
-        shapes = [(B * H, T, D), (B * H, S, D), (B * H, S, D)]
-        constants = [causal_mask(T, S, dtype)]
-    else:
-        shapes = [(B, T, H, D)]
-        angle = uniform(T, 1, D // 2, seed=9)
-        constants = [angle.cos().to(dtype), angle.sin().to(dtype)] if name == "rotate" else []
-    made = []
-    for seed, shape in enumerate(shapes):
-        if layout == "strided":
-            wide = uniform(shape[-2] + 2, *shape[:-2], shape[-1], seed=seed, dtype=dtype).movedim(0, -2)
-            x = wide[..., 1:-1, :]
-            assert not x.is_contiguous()
-        else:
-            x = uniform(*shape, seed=seed, dtype=dtype)
-        made.append(x.requires_grad_())
-    return made, constants
 
 
 # ---------------------------------------------------------------- positions

@@ -5,9 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,24 +20,6 @@ from common.files import (
     write_csv,
     write_json,
 )
-from common.run import Run
-
-
-def open_run(folder: Path, exclusive: bool = True, **config: Any) -> Run:
-    return Run(folder, config, "cpu", exclusive=exclusive)
-
-
-def python(script: Path, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, script, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
-
-
-def wait_until(condition: Any, process: subprocess.Popen[str], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, "the process ended too early"
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
 
 # ---------------------------------------------------------------- atomic files
 
@@ -118,7 +98,8 @@ def test_a_kill_never_leaves_a_torn_file_and_what_it_leaves_is_swept(tmp_path):
     script.write_text(KILL_LOOP)
     folder = tmp_path / "files"
     folder.mkdir()
-    killed = python(script, folder / "a.bin")
+    command = [sys.executable, script, folder / "a.bin"]
+    killed = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert killed.communicate(timeout=120)[0] == "whole\n"
     left = set(os.listdir(folder)) - {"a.bin"}
     assert left, "some of the twelve kills must have hit a write"

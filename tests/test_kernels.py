@@ -8,19 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from decoder_model.kernels import FAST, PLAIN, Kernels
-from tiny_decoder import naive_attention, random_tokens, tiny_decoder
+from tiny_decoder import causal_mask, naive_attention, random_tokens, tiny_decoder, uniform
 
 OPERATIONS = ("rms_norm", "relu_squared", "rotate", "attention")
-
-
-def uniform(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return (4 * torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) - 2).to(dtype)
-
-
-def causal_mask(T: int, S: int, dtype: torch.dtype) -> Tensor:
-    """(T, S): the last T of S tokens look at all S."""
-    ahead = torch.arange(S)[None] > torch.arange(S - T, S)[:, None]
-    return torch.zeros(T, S, dtype=dtype).masked_fill(ahead, -math.inf)
 
 
 def operands(name: str, layout: str, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:

@@ -71,3 +71,13 @@ def naive_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
             for d in range(D):
                 y[n, t, d] = sum(e * float(v[n, s, d]) for e, s in zip(exps, seen, strict=True)) / sum(exps)
     return y.float()
+
+
+def uniform(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return (4 * torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) - 2).to(dtype)
+
+
+def causal_mask(T: int, S: int, dtype: torch.dtype) -> Tensor:
+    """(T, S): the last T of S tokens look at all S."""
+    ahead = torch.arange(S)[None] > torch.arange(S - T, S)[:, None]
+    return torch.zeros(T, S, dtype=dtype).masked_fill(ahead, -math.inf)

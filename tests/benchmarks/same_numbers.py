@@ -91,6 +91,16 @@ def results_of(folder: Path) -> dict[str, list[object]]:
     return {key: sorted(values, key=repr) for key, values in found.items()}
 
 
+def first_difference(old: object, new: object, place: str = "") -> str:
+    """Where two values part, and how."""
+    if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+        return next((first_difference(old[key], new[key], f"{place}/{key}") for key in old if old[key] != new[key]), "")
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return next((first_difference(a, b, f"{place}/{i}") for i, (a, b) in pairs if a != b), "")
+    return f"{place}: {str(old)[:60]} and {str(new)[:60]}"
+
+
 def main() -> int:
     """Run all commands in both checkouts and compare."""
     roots = [Path(argument).resolve() for argument in sys.argv[1:3]]
@@ -109,7 +119,9 @@ def main() -> int:
         different = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
         if any(told) or different or not old:
             differ += 1
-            tqdm.write(f"DIFFERENT: {command}\n  files: {different or 'none'}\n  {' | '.join(told)}")
+            tqdm.write(f"DIFFERENT: {command}\n  {' | '.join(told)}")
+            for name in different:
+                tqdm.write(f"  {name}{first_difference(old.get(name), new.get(name))}")
         else:
             tqdm.write(f"same, {len(old)} files: {command}")
     print(f"{len(commands) - differ} of {len(commands)} commands give the same numbers")

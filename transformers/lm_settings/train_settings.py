@@ -80,7 +80,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "full": {"minutes": 15.0},
 }
 
-# What a task gets where nothing is said; chosen on the development slices (transformers/README, "How the settings were chosen").
+# What a task gets where nothing is said; chosen on the development slices (transformers/README.md).
 TEXT_RECIPE = {"minutes": 4.5, "layers": 4, "heads": 2, "width": 128, "context": 256, "batch": 8}
 INTEGER_RECIPE = {"layers": 2, "heads": 2, "width": 128, "batch": 32, "dropout": 0.0}
 RECIPES: dict[str, dict[str, Any]] = {
