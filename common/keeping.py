@@ -81,8 +81,3 @@ class Keeper:
                 self.run.save(self.done, state)
             self._saved = time.perf_counter()
             self._stop.leave_if_asked()
-
-
-def crossed(before: int, after: int, every: int) -> bool:
-    """Whether a multiple of `every` lies in (before, after]; never where `every` is 0."""
-    return every > 0 and after // every > before // every

@@ -42,10 +42,13 @@ def source_hash(*files: str | Path) -> str:
 def source_hashes(*roots: str | Path) -> dict[str, str]:
     """A hash of each file that `roots` consist of: themselves and all of the repository that they import, by path.
 
-    Found from the imports, those inside functions too, so that no list has to be kept by hand.
+    Found from the imports, those inside functions too, so that no list has to be kept by hand. BadInput where `roots` are
+    not of the checkout that `common` was installed from, or it was installed away from any.
     """
-    found: dict[Path, str] = {}
+    checkout, found = repository_root(), {}
     waiting = [Path(root).resolve() for root in roots]
+    if not all(file.is_relative_to(checkout) for file in waiting):
+        raise BadInput("`common` is installed from another checkout: install this one with `pip install -e .`")
     while waiting:
         file = waiting.pop()
         if file not in found:

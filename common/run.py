@@ -71,7 +71,7 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, BadInput):
+        if isinstance(error, Exception) and not isinstance(error, BadInput | BrokenPipeError):
             with contextlib.suppress(OSError):  # it may be the disk that failed
                 self.fail("".join(traceback.format_exception(error)))
         self.close()

@@ -76,8 +76,8 @@ def main() -> int:
     given = parse(CompareConfig, {}, description=__doc__ or "")
     settings = resolve_comparison(given)
     check_environments(settings)
-    more = {"leave_out": ["instead"], "loop": LOOP, **settings.instead}
-    with open_run("rl", "compare", settings, given, settings.device, ROOTS, exclusive=False, **more) as run:
+    more = {"exclusive": False, "loop": LOOP, **settings.instead}
+    with open_run("rl", "compare", settings, given, settings.device, ROOTS, leave_out=["instead"], **more) as run:
         planned = planned_runs(settings)
         workers = given.workers or available_cores()
         print(f"plan: {len(planned)} runs on {workers} cores; results: {shown(run.folder)}")

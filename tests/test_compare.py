@@ -123,3 +123,5 @@ def test_compare_refuses_bad_input(tmp_path, monkeypatch, capsys):
         resolve_comparison(CompareConfig(first_seed=-1))
     with pytest.raises(BadInput, match="--baselines and --minibatches are vpg's"):
         resolve_comparison(CompareConfig(algos=("ppo",), minibatches=(4,)))
+    with pytest.raises(BadInput, match="--minibatches must be positive, not 0"):
+        resolve_comparison(CompareConfig(minibatches=(0, 1)))

@@ -1,15 +1,13 @@
-"""The keeping of a training loop: rows, checkpoints, Ctrl-C, and schedules."""
+"""The keeping of a training loop: rows, checkpoints and Ctrl-C."""
 
 import os
 import signal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from common import keeping
 from common.files import load_checkpoint
-from common.keeping import Keeper, crossed
+from common.keeping import Keeper
 from common.live import LiveFigure
 from common.run import Run, read_metrics
 
@@ -94,15 +92,3 @@ def test_a_worker_leaves_ctrl_c_to_its_parent(run):
     before = signal.getsignal(signal.SIGINT)
     with Keeper(run, 10, dict, quiet=True):
         assert signal.getsignal(signal.SIGINT) is before
-
-
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 40))
-def test_every_multiple_is_crossed_once(steps, every):
-    at, places = 0, []
-    for step in steps:
-        if crossed(at, at + step, every):
-            places.append(at + step)
-        at += step
-    assert [place // every for place in places] == sorted({place // every for place in places} - {0})
-    assert not places or places[-1] // every == at // every
-    assert not crossed(0, at, 0)

@@ -1,5 +1,6 @@
 """Figures that are drawn while a run goes on: when, how often, and that they cost no run."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +18,7 @@ from laws.run_table import CHANCE_LOSS, Runs, Table
 from lm_report.train_report import draw_so_far
 from nets.learning_rate import RULE
 from sweeping import sweep_runner
-from sweeping.grid import grid
+from sweeping.grid import Cell, grid
 from sweeping.sweep_settings import CommandLine, resolve
 from synthetic_law import isoflop_table
 
@@ -116,40 +117,75 @@ def test_a_preview_is_a_picture(tmp_path):
 
 
 class InOrder:
-    """A pool that runs nothing: each job ends with one row, in the order in which it was given."""
+    """A pool that runs nothing: each job ends with one row, in the order in which it was given, stored ones first."""
 
     def __init__(self):
-        self.keys = []
+        self.keys: list[str] = []
 
     def map(self, jobs, folder):
-        for job in jobs:
+        for job in sorted(jobs, key=lambda job: not (folder / f"{job.key}.json").exists()):
             self.keys.append(job.key)
             row = {name: job.arguments[name] for name in ("arm", "width", "n_samples")} | {"test_loss": 0.1, "seed": 0}
             yield Finished(job, {"rows": [row]})
 
 
-def test_a_sweep_runs_its_smallest_budgets_first_and_draws_as_lines_end(tmp_path, monkeypatch):
-    settings = resolve(CommandLine())
-    cells = grid(settings)
-    pool, calls = InOrder(), []
-    one = sweep_runner.Sweep(settings, pool, 2, tmp_path, tmp_path, "cpu")  # type: ignore[arg-type]
-    monkeypatch.setattr(one, "seconds", lambda cell, seeds: float(cell.n_samples * cell.width))
+@pytest.fixture
+def planned(tmp_path, monkeypatch):
+    """The default sweep's runner with a pool that runs nothing, drawing as often as it can."""
+    runner = sweep_runner.Sweep(resolve(CommandLine()), InOrder(), 2, tmp_path, tmp_path, "cpu")  # type: ignore[arg-type]
+    monkeypatch.setattr(runner, "seconds", lambda cell, seeds: float(cell.n_samples * cell.width))
     monkeypatch.setattr(
         sweep_runner, "LiveFigure", lambda path, draw, **_: LiveFigure(path, draw, share=1e9, after=0.0)
     )
+    return runner
+
+
+def keys_of(runner: sweep_runner.Sweep) -> list[str]:
+    """The keys of the jobs that have ended."""
+    assert isinstance(runner.pool, InOrder)
+    return runner.pool.keys
+
+
+def drawings(runner: sweep_runner.Sweep, cells: list[Cell]) -> list[tuple[int, list[float]]]:
+    """How many jobs had ended, and which lines, at every drawing of a sweep."""
+    calls, keys = [], keys_of(runner)
+    keys.clear()
 
     def draw(rows: list[dict], budgets: list[float]) -> bool:
-        calls.append((len(pool.keys), sorted(budgets)))
+        calls.append((len(keys), sorted(budgets)))
         return True
 
-    rows = one.train(cells, RULE, draw)
+    rows = runner.train(cells, RULE, draw)
+    assert len(rows) == len(keys)
+    return calls
+
+
+def test_a_sweep_runs_its_smallest_budgets_first_and_draws_as_lines_end(planned):
+    cells, budgets = grid(planned.settings), planned.settings.budgets
+    calls = drawings(planned, cells)
     budget = {f"{cell.arm}-w{cell.width}-n{cell.n_samples}": cell.budget for cell in cells}
-    order = [budget[key.rsplit("-s", 1)[0]] for key in pool.keys]
+    order = [budget[key.rsplit("-s", 1)[0]] for key in keys_of(planned)]
     assert order == sorted(order)
     assert len(set(order)) == 8  # seven lines, and the rows and columns
-    jobs_of_two = sum(value <= settings.budgets[1] for value in order)
-    assert calls[0] == (jobs_of_two, list(settings.budgets[:2]))
-    assert len(rows) == len(order)
+    jobs_of_two = sum(value <= budgets[1] for value in order)
+    assert calls[0] == (jobs_of_two, list(budgets[:2]))
+    assert len(calls) == len(order) - jobs_of_two  # the last drawing is the report's
+    assert all(math.isfinite(budget) for _, ended in calls for budget in ended)
+
+
+def test_rows_and_columns_are_no_line_and_what_is_stored_is_not_drawn_again(planned):
+    """As when a failed job is tried again: all else is on the disk and comes first, the rows and columns too."""
+    cells = grid(planned.settings)
+    planned.cells.mkdir()
+    last = [cell for cell in cells if cell.budget == planned.settings.budgets[-1]]
+    for cell in cells:
+        for job in planned.jobs(cell, 0.01, planned.seeds) if cell not in last else []:
+            (planned.cells / f"{job.key}.json").touch()
+    assert {tuple(ended) for _, ended in drawings(planned, cells)} == {planned.settings.budgets[:-1]}
+    for cell in last:
+        for job in planned.jobs(cell, 0.01, planned.seeds):
+            (planned.cells / f"{job.key}.json").touch()
+    assert drawings(planned, cells) == []
 
 
 # ---------------------------------------------------------------- a text

@@ -41,6 +41,7 @@ def repository(tmp_path, monkeypatch):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
+    (tmp_path / "pyproject.toml").touch()
     monkeypatch.setattr(common.provenance, "ROOT", tmp_path)
     return tmp_path
 
@@ -64,6 +65,13 @@ def test_a_report_is_no_part_of_it(repository):
     before = source_hashes(repository / "rl/room/step.py")
     (repository / "rl/report.py").write_text("import room.step  # changed\n")
     assert source_hashes(repository / "rl/room/step.py") == before
+
+
+def test_a_common_of_another_checkout_is_one_sentence(repository, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other") / "rl.py"
+    other.write_text("import numpy\n")
+    with pytest.raises(BadInput, match="installed from another checkout"):
+        source_hashes(other)
 
 
 # ---------------------------------------------------------------- the folder of a run

@@ -109,6 +109,21 @@ def test_summary_marks_a_finished_run_and_clears_the_error_of_an_earlier_try(tmp
     run.close()
 
 
+@pytest.mark.parametrize(
+    ("error", "kept"), [(ValueError("a bug"), True), (BadInput("a flag"), False), (BrokenPipeError(), False)]
+)
+def test_a_crash_is_kept_and_the_folder_freed(tmp_path, error, kept):
+    def crash() -> None:
+        with open_run(tmp_path):
+            raise error
+
+    with pytest.raises(type(error)):
+        crash()
+    assert (tmp_path / "error.txt").exists() == kept
+    assert not kept or "a bug" in (tmp_path / "error.txt").read_text()
+    open_run(tmp_path).close()
+
+
 # ---------------------------------------------------------------- metrics
 
 

@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common.run import read_metrics
 from rl_commands import RUNS, TIMES, TINY, inline, rows, summary, working_folder
+from training_runs.evaluations import crossed
 from vpg_learner.vpg_trainer import Trainer
 
 
@@ -81,3 +84,15 @@ def test_environments_that_cannot_be_saved_begin_new_episodes_and_say_so(place, 
     assert inline(monkeypatch, *arguments) == 0
     assert "with new episodes" in capsys.readouterr().out
     assert summary("a")["steps"] == 512
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 40))
+def test_every_multiple_is_crossed_once(steps, every):
+    at, places = 0, []
+    for step in steps:
+        if crossed(at, at + step, every):
+            places.append(at + step)
+        at += step
+    assert [place // every for place in places] == sorted({place // every for place in places} - {0})
+    assert not places or places[-1] // every == at // every
+    assert not crossed(0, at, 0)

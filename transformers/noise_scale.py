@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from common.cli import figures, parse, run_main, shown
 from common.data import data_root
-from common.device import choose_device, configure_cpu
+from common.device import choose_device
 from common.errors import BadInput
 from common.files import finite, write_csv, write_json
 from common.pool import Job, Pool
@@ -38,7 +38,7 @@ from common.provenance import available_cores
 from common.run import Run, open_run
 from critical_batch.arm_tables import arm_result, measuring_point
 from critical_batch.predictions import verdicts
-from critical_batch.study_cells import BASE_BATCH, Study, measuring_job, studies, tuning_jobs
+from critical_batch.study_cells import BASE_BATCH, Study, measuring_job, start_worker, studies, tuning_jobs
 from lm_report.study_figures import overview, prediction_panels
 from lm_report.study_tables import fits, noise_rows, sweep_rows, told
 from lm_settings.noise_settings import PRESETS, Config, NoiseSettings, resolve_noise
@@ -46,11 +46,6 @@ from lm_settings.noise_settings import PRESETS, Config, NoiseSettings, resolve_n
 # What trains and measures: with all that it imports, it decides what the cells hold. The predictions only read them.
 ROOTS = (Path(__file__).resolve().parent / "critical_batch" / "study_cells.py",)
 Cell = dict[str, Any]
-
-
-def start_worker() -> None:
-    """One thread a process."""
-    configure_cpu(1)
 
 
 class Cells:

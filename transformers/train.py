@@ -180,7 +180,8 @@ def main() -> int:
     with open_folder(settings, given, text, device, dtype) as run:
         if run.summary:
             print(f"already done: {headline(settings, run.summary)}\nresults: {shown(run.folder)}")
-            print(figures(run.folder, "loss.png"))
+            if pictures := figures(run.folder, "loss.png"):
+                print(pictures)
             return 0 if run.summary["status"] == "ok" else 1
         return carry_out(run, settings, text, device, dtype, clock)
 

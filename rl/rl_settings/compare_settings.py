@@ -99,6 +99,8 @@ def check_comparison(settings: CompareSettings, workers: int) -> None:
         values = getattr(settings, name)
         if (not values and name != "encoders") or len(set(values)) < len(values):
             raise BadInput(f"--{name} must name at least one, and none twice")
+    if min(settings.minibatches) < 1:
+        raise BadInput(f"--minibatches must be positive, not {min(settings.minibatches)}")
     if "vpg" not in settings.algos and (settings.baselines, settings.minibatches) != (("gae",), (1,)):
         raise BadInput("--baselines and --minibatches are vpg's, and --algos does not name it")
     if len(settings.seeds) not in (1, len(settings.envs)):

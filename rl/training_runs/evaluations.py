@@ -52,3 +52,8 @@ def final_numbers(trainer: Trainer) -> dict[str, Any]:
         "test_success": float(test_success.mean()),
         "test_return_normalised": normalised_return(env, float(test.mean())),
     }
+
+
+def crossed(before: int, after: int, every: int) -> bool:
+    """Whether a multiple of `every` lies in (before, after]; never where `every` is 0."""
+    return every > 0 and after // every > before // every

@@ -21,14 +21,14 @@ from tqdm import tqdm
 
 from common.cli import shown
 from common.device import choose_device, compute_dtype, configure_cpu, keep_freed_memory
-from common.keeping import Keeper, crossed
+from common.keeping import Keeper
 from common.live import LiveFigure
 from common.provenance import available_cores, source_hash
 from common.run import Run, open_run
 from policy_networks.actor_critic import ActorCritic
 from rl_settings.procgen_games import is_procgen
 from rl_settings.vpg_settings import Config, Settings, check_meaning, resolve
-from training_runs.evaluations import final_numbers, on_the_way
+from training_runs.evaluations import crossed, final_numbers, on_the_way
 from training_runs.shorter_run import begin_with_shorter
 from vector_environments.make_streams import make_streams
 from vector_environments.procgen_engine import backend

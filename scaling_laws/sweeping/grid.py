@@ -6,17 +6,8 @@ from dataclasses import dataclass
 
 from common.errors import BadInput
 from nets.flop_count import macs_per_image
-from nets.learning_rate import batch_size, learning_rate
-from sweeping.rate_search import (
-    CHECK_SAMPLES,
-    CHECK_SEEDS,
-    CHECK_WIDTH,
-    SEARCH_SAMPLES,
-    SEARCH_SEEDS,
-    SEARCH_WIDTHS,
-    check_points,
-    search_points,
-)
+from nets.learning_rate import batch_size
+from sweeping.rate_search import planned_rates
 from sweeping.sweep_settings import Settings
 
 
@@ -81,16 +72,8 @@ class RateSearch:
 
 
 def search_plan(settings: Settings, largest: int) -> RateSearch:
-    """The full search, or the check at one width, at 20,000 samples or at the `largest` number of the grid if that is less.
-
-    The seeds are far from the sweep's: the rate is not chosen on the runs that it is then used for.
-    """
+    """The full search, or the check at one width: `planned_rates`."""
     if settings.tuning == "none":
         return RateSearch([], [])
-    if settings.tuning == "check":
-        cell = Cell("tune", CHECK_WIDTH, min(CHECK_SAMPLES, largest))
-        points, n_seeds = [(cell, lr) for lr in check_points(learning_rate(cell.width, cell.n_samples))], CHECK_SEEDS
-    else:
-        cells = [Cell("tune", width, n_samples) for width in SEARCH_WIDTHS for n_samples in SEARCH_SAMPLES]
-        points, n_seeds = [(cell, lr) for cell in cells for lr in search_points()], SEARCH_SEEDS
-    return RateSearch(points, [settings.seed + 1000 + s for s in range(n_seeds)])
+    points, seeds = planned_rates(settings.tuning != "check", settings.seed, largest)
+    return RateSearch([(Cell("tune", width, n_samples), lr) for width, n_samples, lr in points], seeds)

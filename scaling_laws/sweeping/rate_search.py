@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import BadInput
-from nets.learning_rate import RateRule
+from nets.learning_rate import RateRule, learning_rate
 
 FACTOR = 2.0  # between neighbouring rates of a search
 CHECK_WIDTH, CHECK_SAMPLES, CHECK_SEEDS = 6, 20_000, 2
@@ -25,6 +25,21 @@ def check_points(lr: float) -> list[float]:
 def search_points(highest: float = 0.05, n: int = 6) -> list[float]:
     """The rates of a full search, down from 0.05."""
     return [highest / FACTOR**k for k in range(n)][::-1]
+
+
+def planned_rates(full: bool, first_seed: int, largest: int) -> tuple[list[tuple[int, int, float]], list[int]]:
+    """Width, samples and rate of every run of the full search, or of the check at one width; and the seeds of each.
+
+    The check is at 20,000 samples, or at the `largest` number of the grid if that is less. The seeds are far from the
+    sweep's, which begin at `first_seed`: the rate is not chosen on the runs that it is then used for.
+    """
+    if full:
+        cells, n_seeds = [(width, n_samples) for width in SEARCH_WIDTHS for n_samples in SEARCH_SAMPLES], SEARCH_SEEDS
+        points = [(width, n_samples, lr) for width, n_samples in cells for lr in search_points()]
+    else:
+        n_samples, n_seeds = min(CHECK_SAMPLES, largest), CHECK_SEEDS
+        points = [(CHECK_WIDTH, n_samples, lr) for lr in check_points(learning_rate(CHECK_WIDTH, n_samples))]
+    return points, [first_seed + 1000 + s for s in range(n_seeds)]
 
 
 def best_rate(lrs: np.ndarray, losses: np.ndarray) -> tuple[float, bool]:

@@ -1,5 +1,6 @@
 """The running of a sweep: its jobs on the worker processes, in the order in which figures come early."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -139,14 +140,16 @@ class Sweep:
         rows: list[dict[str, Any]] = []
 
         def draw_so_far() -> bool:
-            ended = [budget for budget, jobs_left in left.items() if not jobs_left]
+            ended = [budget for budget, jobs_left in left.items() if not jobs_left and math.isfinite(budget)]
             return len(ended) >= 2 and draw(rows, ended)
 
         figure = LiveFigure(self.folder / "optimum.png", draw_so_far, share=0.05, after=0.0)
+        stored = {path.stem for path in self.cells.glob("*.json")}  # they come first, and at once
         for job, new in self.run(jobs, cost, "sweep"):
             left[budget_of[job.key]] -= 1
             rows += new
-            figure.update()
+            if job.key not in stored and any(left.values()):
+                figure.update()
         budgets = {(cell.width, cell.n_samples): cell.budget for cell in cells}
 
         def place(row: dict[str, Any]) -> tuple:

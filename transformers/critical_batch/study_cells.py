@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from common.device import configure_cpu
 from common.pool import Job
 from common.provenance import short_hash
 from critical_batch.batch_sweep import Arm, tune_cell
@@ -103,3 +104,8 @@ def measuring_job(settings: NoiseSettings, study: Study, batch: int, rate: float
     }
     key = f"{study.arm.name}-c{study.arm.context}-measured-b{batch}-{short_hash(arguments)}"
     return Job(key, measure_cell, arguments)
+
+
+def start_worker() -> None:
+    """One thread a process."""
+    configure_cpu(1)
