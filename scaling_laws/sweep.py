@@ -8,6 +8,9 @@ one). Expect N_opt ~ C^0.33 and D_opt ~ C^0.45: since multiply-adds grow like N^
 Hoffmann et al. Everything is in the folder that it prints: runs.csv (one row per run), fits.json, formulae.md and the
 figures. The same command again skips what is done.
 
+A run is `train` in nets/net_training.py, called by `train_cell` in nets/cell_jobs.py, which sweeping/sweep_runner.py gives to
+the workers; the fits are in laws/. plain_isoflop.py is one line of it in one slow file.
+
 Three one-line changes to try (what --preset quick gave, 58 runs each):
   --dropout 0.2           Hilton's question. Losses 15% higher at every size; the exponents move less than their intervals.
   batch_size              in nets/learning_rate.py, return 64 always: twice the loss below 8,000 samples, and beta grows

@@ -7,6 +7,9 @@ Expect 1.23 nats per character (1.77 bits) on the held-out tenth of every play, 
 is printed holds metrics.csv, summary.json, checkpoint.pt, the figures and, for texts, sample.txt; the same command goes
 on where it was stopped. `sample.py` continues a prompt, `score.py` measures any text.
 
+A step is `update` below: batch, loss and rate are in optimisation/lm_learner.py, the net in decoder_model/decoder.py, the
+optimiser in optimisation/optimizer.py. plain_decoder.py is the paper's decoder in one slow file.
+
 Three one-line changes to try (nats per character that --preset quick gave, one run each; as it is: 1.35):
   --arch vaswani          2.21: the paper's decoder, with its own optimiser and schedule, learns more slowly.
   --tokenizer word        1.89 (2.72 bits): words have too few examples; byte pairs, --tokenizer bpe, 1.40.
