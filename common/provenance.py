@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,15 @@ from common.errors import BadInput
 from common.files import plain
 
 ROOT = Path(__file__).resolve().parent.parent
-RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NAME_LIMIT = 100
+RUN_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LIMIT - 1}}}")
+# Settings that change no number.
+NOT_IN_IDENTITY = frozenset({"preset", "device", "results_dir", "data_dir", "name", "from_config", "redraw", "workers"})
+# The files of common/ that keep, tell and draw: whatever they do, the numbers are the same.
+BOOKKEEPING = frozenset(
+    f"{name}.py"
+    for name in (*("cli", "clock", "errors", "files", "keeping", "live", "plots", "pool", "provenance", "run"),)
+)
 
 
 def repository_root() -> Path:
@@ -42,8 +52,8 @@ def source_hash(*files: str | Path) -> str:
 def source_hashes(*roots: str | Path) -> dict[str, str]:
     """A hash of each file that `roots` consist of: themselves and all of the repository that they import, by path.
 
-    Found from the imports, those inside functions too, so that no list has to be kept by hand. BadInput where `roots` are
-    not of the checkout that `common` was installed from, or it was installed away from any.
+    Found from the imports, those inside functions too, so that no list has to be kept by hand; BOOKKEEPING is left out.
+    BadInput where `roots` are not of the checkout that `common` was installed from, or it was installed away from any.
     """
     checkout, found = repository_root(), {}
     waiting = [Path(root).resolve() for root in roots]
@@ -67,7 +77,10 @@ def imported_files(file: Path) -> list[Path]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     places = [(project if name.split(".")[0] != "common" else ROOT).joinpath(*name.split(".")) for name in names]
-    return [place.with_suffix(".py") for place in dict.fromkeys(places) if place.with_suffix(".py").is_file()]
+    found = [place.with_suffix(".py") for place in dict.fromkeys(places)]
+    return [
+        file for file in found if file.is_file() and not (file.parent.name == "common" and file.name in BOOKKEEPING)
+    ]
 
 
 def short_hash(*parts: Any) -> str:
@@ -80,6 +93,48 @@ def check_name(name: str) -> str:
     if not RUN_NAME.fullmatch(name):
         raise BadInput(f"--name {name!r} must be letters, digits, '.', '_' or '-', and start with a letter or digit")
     return name
+
+
+def differing(given: Any, presets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What a parsed command line says that is not the default: another `preset`, and what differs from the preset's values.
+
+    The seed, and what changes no number, are left out. `given` is a dataclass, `presets` as in `cli.parse`.
+    """
+    preset = getattr(given, "preset", None)
+    usual = {field.name: field.default for field in dataclasses.fields(given)} | dict(presets.get(preset or "", {}))
+    default_preset = type(given).preset if hasattr(type(given), "preset") else None
+    found = {"preset": preset} if preset != default_preset else {}
+    names = [name for name in usual if name not in NOT_IN_IDENTITY | {"seed"}]
+    return found | {name: getattr(given, name) for name in names if getattr(given, name) != usual[name]}
+
+
+def run_name(task: str, differs: Mapping[str, Any], tail: str) -> str:
+    """`<task>-<setting>-<value>-…-<tail>`: what is run, how it differs from the default, hash and seed; NAME_LIMIT at most.
+
+    A setting that finds no room is left out, with those after it; `tail` tells such runs apart.
+    """
+
+    def plain_words(value: Any) -> str:
+        if isinstance(value, list | tuple):
+            return "_".join(map(plain_words, value))
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        return re.sub(r"[^A-Za-z0-9._-]", "-", Path(text).stem if "/" in text or os.sep in text else text)
+
+    name = plain_words(task.replace("/", "-")).lstrip("._-")[: NAME_LIMIT - len(tail) - 1] or "run"
+    for setting, value in differs.items():
+        if value is None or value == task:
+            continue
+        part = (
+            plain_words(value)
+            if setting == "preset"
+            else setting
+            if value is True
+            else f"{setting}-{plain_words(value)}"
+        )
+        if len(f"{name}-{part}-{tail}") > NAME_LIMIT:
+            break
+        name += f"-{part}"
+    return f"{name}-{tail}"
 
 
 def results_folder(results_dir: str | None, project: str) -> Path:
@@ -105,8 +160,7 @@ def environment(device: str) -> dict[str, Any]:
     return {
         "device": device,
         "versions": versions,
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain")),
+        **_commit(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": available_cores(),
@@ -116,6 +170,17 @@ def environment(device: str) -> dict[str, Any]:
 def available_cores() -> int:
     """Cores that this process may run on (`taskset` or a batch system may allow fewer than the machine has)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _commit() -> dict[str, Any]:
+    """The commit of this checkout, and whether its files differ from it; None where it is no checkout, or git is not there.
+
+    A copy of the files inside another repository is not that one's commit.
+    """
+    top = _git("rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != ROOT:
+        return {"git_commit": None, "git_dirty": None}
+    return {"git_commit": _git("rev-parse", "HEAD"), "git_dirty": bool(_git("status", "--porcelain"))}
 
 
 def _git(*arguments: str) -> str | None:

@@ -8,6 +8,8 @@ import csv
 import dataclasses
 import json
 import math
+import multiprocessing
+import os
 import traceback
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -27,10 +29,16 @@ from common.files import (
     write_json,
     write_text,
 )
-from common.provenance import command_line, environment, results_folder, short_hash, source_hashes
-
-# Settings that change no number.
-NOT_IN_IDENTITY = frozenset({"preset", "device", "results_dir", "data_dir", "name", "from_config", "workers"})
+from common.provenance import (
+    NOT_IN_IDENTITY,
+    command_line,
+    differing,
+    environment,
+    results_folder,
+    run_name,
+    short_hash,
+    source_hashes,
+)
 
 
 class Run:
@@ -40,11 +48,18 @@ class Run:
     With `exclusive` (the default) the folder is locked for the life of this process, so that a second start of the
     same command waits for nobody and trains nothing twice: it ends with one sentence. A sweep, whose processes share
     the work cell by cell, opens its folder with `exclusive=False`. `arguments`, the script's parsed command line, is
-    kept for `--from-config`. As a context manager it keeps the traceback of a crash and frees the folder at the end.
+    kept for `--from-config`, with what `differs` in it from the defaults. As a context manager it keeps the traceback of
+    a crash and frees the folder at the end.
     """
 
     def __init__(
-        self, folder: Path, config: Mapping[str, Any], device: str, arguments: Any = None, exclusive: bool = True
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        device: str,
+        arguments: Any = None,
+        exclusive: bool = True,
+        differs: Mapping[str, Any] | None = None,
     ):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +73,8 @@ class Run:
         self.config = json.loads(json.dumps(dict(config), default=plain))
         self._columns: list[str] | None = None
         config_file = self.folder / "config.json"
-        new = {"config": self.config, "arguments": arguments, "command": command_line(), **environment(device)}
+        told = {"arguments": arguments, "differs": dict(differs or {}), "command": command_line()}
+        new = {"config": self.config, **told, **environment(device)}
         with FileLock(self.folder / ".config.lock"):  # of two commands at once, the second sees the first one's file
             if not config_file.exists():
                 write_json(config_file, new)
@@ -130,22 +146,42 @@ def open_run(
     roots: Iterable[Path],
     leave_out: Iterable[str] = (),
     exclusive: bool = True,
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
     **more: Any,
 ) -> Run:
-    """The folder `results/<project>/<task>-<hash>-s<seed>` of a run, or the one that `given.name` names.
+    """The folder of a run in `results/<project>/`, named by the task, the settings that differ, a hash and the seed.
 
     The hash, and config.json, hold all that changes the numbers: the fields of the dataclass `settings` but those of
     NOT_IN_IDENTITY and `leave_out`, the device, `more`, and the files whose code makes the numbers, which are `roots` and
-    what they import. `given` is the command line as parsed, which `--from-config` repeats.
+    what they import. A folder with this hash and seed is this run's, whatever else its name says; `given.name` names
+    another. `given` is the command line as parsed with `presets`, which `--from-config` repeats. `results/latest` then
+    leads to the folder.
     """
     excluded = {*NOT_IN_IDENTITY, *leave_out}
     kept = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     kept = {name: value for name, value in kept.items() if name not in excluded}
     identity = finite({**kept, **more, "device": device, "sources": source_hashes(*roots)})
-    slug = "".join(c if c.isalnum() or c in "._-" else "-" for c in task)
-    seed = f"-s{settings.seed}" if hasattr(settings, "seed") else ""
-    folder = results_folder(given.results_dir, project) / (given.name or f"{slug}-{short_hash(identity)}{seed}")
-    return Run(folder, identity, device, dataclasses.asdict(given), exclusive)
+    differs = differing(given, presets or {})
+    project_folder = results_folder(given.results_dir, project)
+    tail = short_hash(identity) + (f"-s{settings.seed}" if hasattr(settings, "seed") else "")
+    there = sorted(path for path in project_folder.glob(f"*-{tail}") if path.is_dir())
+    folder = project_folder / (given.name or (there[0].name if there else run_name(task, differs, tail)))
+    run = Run(folder, identity, device, dataclasses.asdict(given), exclusive, differs)
+    if multiprocessing.parent_process() is None:  # a worker's runs are parts of its parent's
+        _lead_to(folder, project_folder.parent / "latest")
+    return run
+
+
+def _lead_to(folder: Path, link: Path) -> None:
+    """Make `link` a symbolic link to `folder`, in one step; nothing where the file system has none."""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(os.path.relpath(folder, link.parent), target_is_directory=True)
+        if link.is_symlink() or not link.exists():
+            os.replace(temporary, link)
+    with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
 
 
 def read_metrics(path: Path) -> dict[str, np.ndarray]:

@@ -1,6 +1,8 @@
 """What a run's numbers came from: its source files, found from the imports, and its folder."""
 
 import os
+import re
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +14,16 @@ from hypothesis import strategies as st
 import common.provenance
 import common.run
 from common.errors import BadInput
+from common.files import read_json
 from common.provenance import (
+    BOOKKEEPING,
     check_name,
     command_line,
+    differing,
+    environment,
     imported_files,
     latest_run,
+    run_name,
     short_hash,
     source_hash,
     source_hashes,
@@ -48,7 +55,7 @@ def repository(tmp_path, monkeypatch):
 
 def test_the_files_behind_a_module_are_all_that_it_imports_and_no_others(repository):
     found = source_hashes(repository / "rl/room/step.py")
-    assert list(found) == ["common/errors.py", "common/stats.py", "rl/net.py", "rl/room/loss.py", "rl/room/step.py"]
+    assert list(found) == ["common/stats.py", "rl/net.py", "rl/room/loss.py", "rl/room/step.py"]
     assert found["rl/net.py"] == source_hash(repository / "rl/net.py")[:12]
     assert {path.name for path in imported_files(repository / "rl/report.py")} == {"step.py"}
 
@@ -65,6 +72,12 @@ def test_a_report_is_no_part_of_it(repository):
     before = source_hashes(repository / "rl/room/step.py")
     (repository / "rl/report.py").write_text("import room.step  # changed\n")
     assert source_hashes(repository / "rl/room/step.py") == before
+
+
+def test_what_keeps_and_tells_is_no_part_of_it_and_each_file_named_so_exists():
+    files = {path.name for path in (common.provenance.ROOT / "common").glob("*.py")} - {"__init__.py"}
+    assert files > BOOKKEEPING
+    assert files - BOOKKEEPING == {"data.py", "device.py", "stats.py"}  # these can change a number
 
 
 def test_a_common_of_another_checkout_is_one_sentence(repository, tmp_path_factory):
@@ -105,6 +118,69 @@ def test_a_folder_is_named_after_all_that_changes_the_numbers_and_nothing_else(r
     (repository / "common/stats.py").write_text("import numpy  # changed\n")
     assert len({name, *others, folder_of(repository)}) == 5
     assert folder_of(repository, name="mine") == "mine"
+
+
+def test_a_folder_says_what_was_run_and_how_it_differs(repository):
+    usual = folder_of(repository)
+    assert re.fullmatch(r"Pole-v1-[0-9a-f]{8}-s3", usual)
+    assert re.fullmatch(r"Pole-v1-lr-0.25-[0-9a-f]{8}-s4", folder_of(repository, lr=0.25, seed=4))
+    record = read_json(repository / "results/rl" / folder_of(repository, lr=0.25, workers=3) / "config.json")
+    assert record["differs"] == {"lr": 0.25}
+    assert os.readlink(repository / "results" / "latest") == f"rl/{folder_of(repository, lr=0.25)}"
+    assert (repository / "results/latest/config.json").exists()
+    assert folder_of(repository) == usual
+    assert (repository / "results" / "latest").resolve().name == usual
+
+
+def test_the_same_numbers_have_one_folder_however_they_were_asked_for(repository):
+    """The name of a folder follows the command line, the hash in it what that comes to."""
+    first = folder_of(repository, text="texts/mine.txt")
+    assert re.fullmatch(r"Pole-v1-text-mine-[0-9a-f]{8}-s3", first)
+    assert folder_of(repository, text="b.txt") == first
+
+
+@dataclass(frozen=True)
+class Given:
+    preset: str = "default"
+    width: int = 64
+    minutes: float | None = 5.0
+    seed: int = 0
+    device: str = "auto"
+
+
+PRESETS = {"default": {}, "quick": {"width": 32, "minutes": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("given", "differs"),
+    [
+        (Given(), {}),
+        (Given(seed=4, device="cuda"), {}),
+        (Given(width=16), {"width": 16}),
+        (Given("quick", 32, 1.0), {"preset": "quick"}),
+        (Given("quick", 64, 1.0), {"preset": "quick", "width": 64}),
+        (Given(minutes=None), {"minutes": None}),
+    ],
+)
+def test_what_differs_is_told_beside_the_preset(given, differs):
+    assert differing(given, PRESETS) == differs
+
+
+@pytest.mark.parametrize(
+    ("task", "differs", "name"),
+    [
+        ("shakespeare", {"preset": "quick", "lr": 0.5, "without": ("a", "b")}, "shakespeare-quick-lr-0.5-without-a_b"),
+        ("CartPole-v1", {"env": "CartPole-v1", "anneal": True, "steps": None}, "CartPole-v1-anneal"),
+        ("my.mod:Env/x y", {"text": "../a b/Moby Dick.txt"}, "my.mod-Env-x-y-text-Moby-Dick"),
+        ("..", {}, "run"),
+        ("x" * 200, {"lr": 0.5}, "x" * 90),
+        ("t", {"a": "y" * 90, "b": 1}, "t"),
+    ],
+)
+def test_names_are_plain_and_not_too_long(task, differs, name):
+    found = run_name(task, differs, "0123abcd-")
+    assert found == f"{name}-0123abcd-"
+    assert check_name(found) == found
 
 
 # ---------------------------------------------------------------- names and hashes
@@ -177,3 +253,34 @@ def test_latest_run_without_any_is_bad_input(tmp_path):
 def test_the_recorded_command_has_no_folder_of_this_machine(tmp_path, monkeypatch, folder, shown):
     monkeypatch.setattr(sys, "argv", [str(tmp_path / folder / "vpg.py"), "--seed", "3"])
     assert command_line() == f"python {shown} --seed 3"
+
+
+# ---------------------------------------------------------------- the commit
+
+
+def git(folder: Path, *arguments: str) -> None:
+    names = ("-c", "user.name=a", "-c", "user.email=a@b")
+    subprocess.run(["git", *names, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def test_the_commit_is_this_checkouts_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(common.provenance, "ROOT", tmp_path / "copy")
+    (tmp_path / "copy").mkdir()
+    unknown = {"git_commit": None, "git_dirty": None}
+    assert commit_of() == unknown  # no repository
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "another repository's")
+    assert commit_of() == unknown  # an unzipped copy inside another repository
+    git(tmp_path / "copy", "init", "-q")
+    git(tmp_path / "copy", "commit", "-q", "--allow-empty", "-m", "ours")
+    clean = commit_of()
+    assert len(str(clean["git_commit"])) == 40
+    assert clean["git_dirty"] is False
+    (tmp_path / "copy" / "new.py").touch()
+    assert commit_of() == {**clean, "git_dirty": True}
+    monkeypatch.setenv("PATH", "")
+    assert commit_of() == unknown  # no git
+
+
+def commit_of() -> dict[str, object]:
+    return {name: value for name, value in environment("cpu").items() if name.startswith("git_")}
