@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ RUN_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LIMIT - 1}}}")
 NOT_IN_IDENTITY = frozenset({"preset", "device", "results_dir", "data_dir", "name", "from_config", "redraw", "workers"})
 # The files of common/ that keep, tell and draw: whatever they do, the numbers are the same.
 BOOKKEEPING = frozenset(
-    f"{name}.py"
-    for name in (*("cli", "clock", "errors", "files", "keeping", "live", "plots", "pool", "provenance", "run"),)
+    {"cli.py", "clock.py", "errors.py", "events.py", "files.py", "gallery.py", "keeping.py", "live.py", "overlay.py"}
+    | {"plots.py", "pool.py", "provenance.py", "run.py"}
 )
 
 
@@ -158,6 +159,7 @@ def environment(device: str) -> dict[str, Any]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device,
         "versions": versions,
         **_commit(),

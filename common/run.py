@@ -49,7 +49,7 @@ class Run:
     same command waits for nobody and trains nothing twice: it ends with one sentence. A sweep, whose processes share
     the work cell by cell, opens its folder with `exclusive=False`. `arguments`, the script's parsed command line, is
     kept for `--from-config`, with what `differs` in it from the defaults. As a context manager it keeps the traceback of
-    a crash and frees the folder at the end.
+    a crash and frees the folder at the end. `results` is the folder whose page of all runs shows this one.
     """
 
     def __init__(
@@ -60,8 +60,9 @@ class Run:
         arguments: Any = None,
         exclusive: bool = True,
         differs: Mapping[str, Any] | None = None,
+        results: Path | None = None,
     ):
-        self.folder = Path(folder)
+        self.folder, self.results = Path(folder), results
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.folder / ".lock")
         if exclusive:
@@ -133,8 +134,10 @@ class Run:
         return state
 
     def close(self) -> None:
-        """Free the folder for another process."""
+        """Free the folder for another process, and show the run on the page of all that are in `results`."""
         self._lock.release()
+        if self.results:
+            _show_all(self.results)
 
 
 def open_run(
@@ -166,10 +169,22 @@ def open_run(
     tail = short_hash(identity) + (f"-s{settings.seed}" if hasattr(settings, "seed") else "")
     there = sorted(path for path in project_folder.glob(f"*-{tail}") if path.is_dir())
     folder = project_folder / (given.name or (there[0].name if there else run_name(task, differs, tail)))
-    run = Run(folder, identity, device, dataclasses.asdict(given), exclusive, differs)
-    if multiprocessing.parent_process() is None:  # a worker's runs are parts of its parent's
+    whole = multiprocessing.parent_process() is None  # a worker's runs are parts of its parent's
+    results = project_folder.parent if whole else None
+    run = Run(folder, identity, device, dataclasses.asdict(given), exclusive, differs, results)
+    if whole:
         _lead_to(folder, project_folder.parent / "latest")
     return run
+
+
+def _show_all(results: Path) -> None:
+    """Write the page of all runs again; it is worth no run, so what goes wrong is told and no more."""
+    from common import gallery  # which the training of a run needs not
+
+    try:
+        gallery.refresh(results)
+    except Exception as error:
+        print(f"the page of all runs cannot be written: {type(error).__name__}: {error}")
 
 
 def _lead_to(folder: Path, link: Path) -> None:
