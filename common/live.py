@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -43,3 +44,11 @@ class LiveFigure:
         if drawn and not self.drawn:
             self.drawn = True
             tqdm.write(f"first figure: open {shown(self.path)}")
+
+
+def attempt(draw: Callable[[], Any], name: str) -> None:
+    """Call `draw()`, at the end of a run whose numbers are kept: what goes wrong with a picture is told in one sentence."""
+    try:
+        draw()
+    except Exception as error:  # whatever a plotting library throws
+        tqdm.write(f"{name} cannot be drawn: {type(error).__name__}: {error}")

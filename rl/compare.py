@@ -15,6 +15,7 @@ import os
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from common.pool import Job, Pool
 from common.provenance import available_cores
 from common.run import open_run, read_metrics
 from rl_report.comparison_report import Results, report
+from rl_report.kept_results import read_results
 from rl_report.learning_curve import learning_curve
 from rl_report.procgen_report import windows
 from rl_settings.compare_settings import (
@@ -71,9 +73,20 @@ def one_run(given: Config) -> dict[str, Any]:
     return {"summary": summary, "curve": curve, **training, "folder": folder.name}
 
 
+def headline(settings: CompareSettings, results: Results) -> str:
+    """One sentence: what was compared."""
+    methods = ", ".join(dict.fromkeys(arm.label for arm in results))
+    games = settings.envs[0] if len(settings.envs) == 1 else f"{len(settings.envs)} environments"
+    return f"{games}: {methods}; {sum(map(len, results.values()))} runs"
+
+
 def main() -> int:
     """Run what is missing, then the statistics, the table and the figure."""
     given = parse(CompareConfig, {}, description=__doc__ or "")
+    if given.redraw:
+        print(f"{report(Path(given.redraw), read_results(Path(given.redraw)), figures_only=True)}")
+        print(figures(Path(given.redraw), "learning_curves.png"))
+        return 0
     settings = resolve_comparison(given)
     check_environments(settings)
     more = {"exclusive": False, "loop": LOOP, **settings.instead}
@@ -104,7 +117,7 @@ def main() -> int:
             print(f"failed: {line}")
         if failed:
             return 1
-        run.finish(runs=len(planned))
+        run.finish(runs=len(planned), headline=headline(settings, results))
         print(f"results: {shown(run.folder)}\n{figures(run.folder, 'learning_curves.png')}")
         return 0
 

@@ -29,31 +29,36 @@ import os
 
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
-from typing import Any
+from pathlib import Path
 
 from common.cli import figures, parse, run_main, shown
+from common.errors import BadInput
+from common.files import read_json
 from rl_report.learning_curve import learning_curve
-from rl_settings.vpg_settings import PRESETS, Config, Settings, resolve
-from training_runs.training_run import train_or_find
+from rl_settings.vpg_settings import PRESETS, Config
+from training_runs.training_run import FIGURE, train_or_find
 
 
-def headline(settings: Settings, summary: dict[str, Any]) -> str:
-    """One sentence: what was reached."""
-    if summary["status"] != "ok":
-        return f"{settings.env}: diverged after {summary['steps']:,} steps; try --lr below {settings.lr:g}"
-    return (
-        f"{settings.env}, {settings.algo}: return {summary['eval_return_mean']:.1f} "
-        f"[{summary['eval_return_lo95']:.1f}, {summary['eval_return_hi95']:.1f}] over {summary['eval_episodes']} episodes, "
-        f"greedy {summary['eval_return_greedy_mean']:.1f}, after {summary['steps']:,} steps (n = 1 run)"
-    )
+def draw_again(folder: Path) -> int:
+    """The figure of a run folder from its tables."""
+    for name in ("config.json", "metrics.csv"):
+        if not (folder / name).exists():
+            raise BadInput(f"--redraw {folder}: there is no {name}, which the figure is drawn from")
+    config = read_json(folder / "config.json")["config"]
+    summary = read_json(folder / "summary.json") if (folder / "summary.json").exists() else None
+    learning_curve(folder, config["env"], summary)
+    print(figures(folder, FIGURE))
+    return 0
 
 
 def main() -> int:
-    """Environments, training, evaluation, figure."""
+    """Environments, training, evaluation, figure; or an old figure again."""
     given = parse(Config, PRESETS, description=__doc__ or "")
+    if given.redraw:
+        return draw_again(Path(given.redraw))
     summary, folder = train_or_find(given, learning_curve)
-    print(f"{headline(resolve(given), summary)}\n{summary['train_seconds']:.1f} s of training; {shown(folder)}")
-    if pictures := figures(folder, "learning_curve.png"):
+    print(f"{summary['headline']}\n{summary['train_seconds']:.1f} s of training; {shown(folder)}")
+    if pictures := figures(folder, FIGURE):
         print(pictures)
     return 0 if summary["status"] == "ok" else 1
 

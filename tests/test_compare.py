@@ -42,7 +42,7 @@ def test_compare_runs_every_arm_and_skips_what_is_done(tmp_path, monkeypatch, ca
     for _ in range(2):
         assert inline(monkeypatch, *arguments, *more, script=compare) == 0
     out = capsys.readouterr().out
-    assert out.count("| CartPole-v1 | vpg, none |") == 2
+    assert out.count("| CartPole-v1 | strict policy gradient, whole return |") == 2
     files = {path.name for path in (RUNS / "c").iterdir()}
     assert {"curves.csv", "runs.csv", "table.md", "learning_curves.png", "summary.json"} <= files
     with open(RUNS / "c" / "runs.csv", newline="") as file:
@@ -109,8 +109,8 @@ def test_what_has_ended_is_reported_where_not_all_does(tmp_path, monkeypatch, ca
         assert [(row["algo"], row["seed"], row["eval_return_mean"]) for row in csv.DictReader(file)] == [
             ("ppo", "1", "200.0")
         ]
-    (line,) = (line for line in (RUNS / "c" / "table.md").read_text().splitlines() if "| ppo |" in line)
-    assert line.startswith("| CartPole-v1 | ppo | 200.0 (200.0) | 210.0 | 2,000 |")
+    (line,) = (line for line in (RUNS / "c" / "table.md").read_text().splitlines() if "| PPO |" in line)
+    assert line.startswith("| CartPole-v1 | PPO | 200.0 (200.0) | 210.0 | 2,000 |")
     assert ("failed: CartPole_v1-vpg-gae-s0: out of memory" in capsys.readouterr().out) is not stopped
 
 

@@ -67,9 +67,11 @@ def test_the_suite_is_sixteen_games_and_its_table_is_right(tmp_path):
     results = {arm: runs(1_000_000, 6.0, 5.5) for arm in arms}
     table = procgen_table(results).splitlines()
     coinrun = next(line for line in table if line.startswith("| coinrun "))
-    assert coinrun == ("| coinrun | vpg | 1,000,000 | 6.00 | 5.50 | 0.20, 0.10 | 50%, 25% | 7.91, 7.47 | 2.50 | 1 |")
+    assert coinrun == (
+        "| coinrun | strict policy gradient | 1,000,000 | 6.00 | 5.50 | 0.20, 0.10 | 50%, 25% | 7.91, 7.47 | 2.50 | 1 |"
+    )
     expected = np.mean([normalised_return(arm.env, 6.0) for arm in arms])
-    assert table[-1].startswith(f"| **mean of 16** | vpg | 1,000,000 | | | {expected:.3f} [")
+    assert table[-1].startswith(f"| **mean of 16** | strict policy gradient | 1,000,000 | | | {expected:.3f} [")
     assert "normalised: 0.152 [" in table[-1]
     assert "| normalised: -0.066 | |" in table[-1]  # a random policy, jumper's 0.29 included
     procgen_figure(results, tmp_path / "figure")
@@ -116,8 +118,8 @@ def test_hard_mode_and_diverged_runs_have_their_lines(tmp_path: Path):
     config = compared(envs=("procgen:maze-hard", "procgen:maze"), algos=("vpg",))
     hard, easy = arms_of(config)
     table = procgen_table({hard: runs(2_000, 7.0, 4.0), easy: [{"summary": {"status": "diverged"}, "curve": []}]})
-    assert "| maze-hard | vpg | 2,000 | 7.00 | 4.00 | 0.50, 0.00 | 50%, 25% |  |  | 1 |" in table
-    assert "| maze | vpg | all runs diverged |" in table
+    assert "| maze-hard | strict policy gradient | 2,000 | 7.00 | 4.00 | 0.50, 0.00 | 50%, 25% |  |  | 1 |" in table
+    assert "| maze | strict policy gradient | all runs diverged |" in table
     many = arms_of(compared(envs=("procgen:maze-hard",), algos=("vpg",), minibatches=tuple(range(1, 11))))
     procgen_figure(
         {arm: runs(2_000, 7.0, 4.0) for arm in (hard, *many)}, tmp_path / "hard"
@@ -136,7 +138,7 @@ def test_the_two_forms_of_a_single_pass_are_arms_of_their_own_with_recipes_of_th
     config = compared(suite="procgen", envs=("procgen:maze",), algos=("vpg", "ppo"), minibatches=(1, 16))
     check_environments(config)
     arms = arms_of(config)
-    assert [arm.label for arm in arms] == ["vpg", "vpg, 16 minibatches", "ppo"]
+    assert [arm.label for arm in arms] == ["strict policy gradient", "one epoch of PPO's clip, 16 minibatches", "PPO"]
     strict, several, ppo = (resolve(config_of(config, arm, 0)) for arm in arms)
     assert (strict.minibatches, several.minibatches, ppo.minibatches) == (1, 16, 8)
     assert strict == resolve(Config(env="procgen:maze", device="cpu"))
@@ -154,8 +156,8 @@ def test_networks_are_arms_of_their_own():
     config = compared(envs=("procgen:maze",), algos=("vpg", "ppo"), minibatches=(1, 16), encoders=nets)
     check_environments(config)
     arms = arms_of(config)
-    labels = ["vpg, impala", "vpg, nature", "vpg, 16 minibatches, impala", "vpg, 16 minibatches, nature"]
-    assert [arm.label for arm in arms] == [*labels, "ppo, impala", "ppo, nature"]
+    methods = ["strict policy gradient", "one epoch of PPO's clip, 16 minibatches", "PPO"]
+    assert [arm.label for arm in arms] == [f"{method}, {net}" for method in methods for net in ("impala", "nature")]
     assert [resolve(config_of(config, arm, 0)).encoder for arm in arms] == [*nets, *nets, *nets]
     with pytest.raises(BadInput, match="--encoders must name at least one, and none twice"):
         compared(envs=("procgen:maze",), encoders=("nature", "nature"))

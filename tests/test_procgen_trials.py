@@ -37,7 +37,7 @@ def test_width_and_passes_are_as_readme_says():
             ends.setdefault(row["method"], []).append(float(row["return"]))
     published = published_returns("fruitbot")
     (three,), (one,), (wide, again) = (
-        ends[method] for method in ("PPO, half width", "vpg, one pass, half width", "vpg, one pass, full width")
+        ends[method] for method in ("PPO, half width", "one epoch, half width", "one epoch, full width")
     )
     assert f"they return {three:.2f} and the single pass {one:.2f}, at" in TEXT
     assert f"at {ppo['steps_per_second']:.0f} and {vpg['steps_per_second']:.0f} frames per second" in TEXT
@@ -56,7 +56,7 @@ def test_width_and_passes_are_as_readme_says():
     (then,) = (
         float(row["return"])
         for row in curves
-        if row["method"] == "vpg, one pass, full width" and row["seed"] == "0" and row["frames"] == str(frames)
+        if row["method"] == "one epoch, full width" and row["seed"] == "0" and row["frames"] == str(frames)
     )
     assert f"it makes about {frames:,}, and is at {then:.2f}" in TEXT
     assert f"(sampled, {full['eval_success']:.0%} are; the run on two cores" in TEXT
@@ -76,12 +76,12 @@ def test_the_bigger_batch_is_as_readme_says():
     (small_end,) = (
         float(row["return"])
         for row in rows("control.csv")
-        if (row["game"], row["method"], row["frames"]) == ("fruitbot", "vpg, one pass, half width", "1000000")
+        if (row["game"], row["method"], row["frames"]) == ("fruitbot", "one epoch, half width", "1000000")
     )
     assert f"In fruitbot the small batch, seed 0, has {small_end:.2f}." in TEXT
     half, wide = (
         {int(r["frames"]): r for r in rows("control.csv") if (r["game"], r["method"]) == ("coinrun", method)}
-        for method in ("vpg, one pass, half width", "vpg, one pass, full width")
+        for method in ("one epoch, half width", "one epoch, full width")
     )
     at = max(half)
     returns = [float(row["return"]) for row in (half[at], trials["coinrun", big, at])]

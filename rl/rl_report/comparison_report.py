@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from common.files import write_csv, write_text
+from common.live import attempt
 from common.plots import PALETTE, band, new_figure, save_figure, style
 from rl_report.procgen_report import procgen_figure, procgen_table
 from rl_report.published import PUBLISHED, THRESHOLDS
@@ -20,8 +21,11 @@ Results = dict[Arm, list[dict[str, Any]]]
 LINES = {"CleanRL PPO": ":", "SB3 zoo A2C": "--", "SB3 zoo PPO": "-."}  # of published returns
 
 
-def report(folder: Path, results: Results) -> str:
-    """curves.csv, runs.csv, of Procgen training.csv, table.md and the figure, of the runs so far; the table."""
+def report(folder: Path, results: Results, figures_only: bool = False) -> str:
+    """curves.csv, runs.csv, of Procgen training.csv, table.md and the figure, of the runs so far; the table.
+
+    With `figures_only`, the table and the figure alone: the others are what they were read from.
+    """
     results = {arm: sorted(runs, key=lambda one: one["seed"]) for arm, runs in results.items() if runs}
     curves, rows, training = [], [], []
     for arm, runs in results.items():
@@ -30,17 +34,16 @@ def report(folder: Path, results: Results) -> str:
             curves += [{**what, **point} for point in one["curve"]]
             training += [{**what, **row} for row in one.get("training", ())]
             rows.append({**what, **one["summary"]})
-    write_csv(folder / "curves.csv", curves)
-    write_csv(folder / "runs.csv", rows)
-    if training:
-        write_csv(folder / "training.csv", training)
+    if not figures_only:
+        write_csv(folder / "curves.csv", curves)
+        write_csv(folder / "runs.csv", rows)
+        if training:
+            write_csv(folder / "training.csv", training)
     procgen = is_procgen(rows[0]["env"])
     found = procgen_table(results) if procgen else table(results)
     write_text(folder / "table.md", found)
-    if procgen:
-        procgen_figure(results, folder / "learning_curves")
-    else:
-        comparison_figure(panels(results), folder / "learning_curves")
+    path = folder / "learning_curves"
+    attempt(lambda: procgen_figure(results, path) if procgen else comparison_figure(panels(results), path), path.name)
     return found
 
 
@@ -99,11 +102,12 @@ def comparison_figure(panels: dict[str, dict[str, Any]], path: Path) -> None:
     """A panel per environment: every seed faintly, the interquartile mean with its interval, others' final returns."""
     if not panels:  # no run has an evaluation
         return
-    columns = min(4, len(panels))
+    columns = min(3, len(panels))
+    several = any(len(arm[1]) > 1 for arms in panels.values() for arm in arms.values())
     handles: dict[str, Any] = {}
     with style():
         figure, axes = new_figure(
-            columns, -(-len(panels) // columns), width=max(2.6, 5.6 / columns), height=2.4 if columns > 2 else 4.2
+            columns, -(-len(panels) // columns), width=7.4 / columns, height=2.0 if columns > 2 else 4.2
         )
         labels = dict.fromkeys(label for arms in panels.values() for label in arms)
         colors = dict(zip(labels, itertools.cycle(PALETTE), strict=False))
@@ -117,9 +121,18 @@ def comparison_figure(panels: dict[str, dict[str, Any]], path: Path) -> None:
             for who, (value, _) in PUBLISHED.get(env, {}).items():
                 handles[who] = axis.axhline(value, color="#777777", linestyle=LINES.get(who, ":"), linewidth=1)
             seeds = "/".join(dict.fromkeys(str(len(arm[1])) for arm in arms.values()))
-            axis.set_title(f"{env} (n = {seeds})", fontsize=7.5)
-            axis.set(xlabel="million steps", ylabel="return, 20 episodes")
+            axis.set_title(f"{env}, n = {seeds}", fontsize=9)
+            axis.set(xlabel="million steps")
+        for axis in axes[::columns]:
+            axis.set_ylabel("return, 20 episodes")
         for axis in axes[len(panels) :]:
             axis.set_visible(False)
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncol=min(len(handles), 2 * columns))
+        bands = (
+            "thick: interquartile mean over seeds, band: its 95% bootstrap interval, thin: each seed"
+            if several
+            else None
+        )
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside lower center", ncol=3, title=bands, title_fontsize=8
+        )
         save_figure(figure, path)

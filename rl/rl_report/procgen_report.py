@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from common.plots import PALETTE, new_figure, save_figure, style
 from common.run import read_metrics
-from rl_report.published import ppo_return, random_return
+from rl_report.published import ppo_points, ppo_return, random_return
 from rl_report.seed_statistics import mean_interval
 from rl_settings.procgen_games import MODES, game_and_mode, normalised_return
 
@@ -104,14 +104,11 @@ def smoothed(rows: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
     return frames[1:] / 1e6, (total[:-1] + total[1:]) / np.where(both > 0, both, np.nan)
 
 
-FINAL = {"eval_return": "eval_return", "eval_return_test": "test_return"}  # a curve's name -> the final evaluation's
-
-
 def procgen_figure(results: dict[Any, list[dict[str, Any]]], path: Path) -> None:
-    """A panel per game: every seed on levels of training (solid) and on all (dashed), PPO in grey, random as dots.
+    """A panel per game: returns of training by frames, a line per run, and the final evaluations with their intervals.
 
-    Solid are all episodes of training, where a run has them, else evaluations, as are the dashed ones; the final evaluation,
-    of many more episodes, is a dot with its 95% interval: filled on levels of training.
+    Grey is published PPO, at the few points that lie within our frames; dotted a random policy. Of levels that were not
+    trained on the final evaluation alone is drawn: those on the way, of twenty episodes, are mostly noise.
     """
     by_env: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for arm, runs in results.items():
@@ -123,22 +120,20 @@ def procgen_figure(results: dict[Any, list[dict[str, Any]]], path: Path) -> None
     columns = min(4, len(by_env))
     colors = dict(zip(dict.fromkeys(arm.label for arm in results), itertools.cycle(PALETTE), strict=False))
     with style():
-        figure, axes = new_figure(columns, -(-len(by_env) // columns), width=2.5, height=1.9)
+        figure, axes = new_figure(
+            columns, -(-len(by_env) // columns), width=7.4 / columns, height=1.75 if columns > 3 else 2.4
+        )
         for axis, (env, arms) in zip(axes, by_env.items(), strict=False):
             for label, runs in arms.items():
                 for i, run in enumerate(runs):
-                    for line, name, split in (("-", "eval_return", "train"), ("--", "eval_return_test", "all")):
-                        one_curve(axis, run, name, line, colors[label], f"{label}, {split}" if i == 0 else None)
+                    one_run(axis, run, colors[label], label if i == 0 else None)
             last = max(float(run["summary"]["steps"]) for runs in arms.values() for run in runs) / 1e6
             game, mode = game_and_mode(env)
             if mode == MODES[0]:
-                for line, split in (("-", "train"), ("--", "test")):
-                    grid = np.linspace(0, last, 50)
-                    values = [ppo_return(env, split, at * 1e6) for at in grid]
-                    if None not in values:
-                        label = f"PPO (published), {'all' if split == 'test' else split}"
-                        axis.plot(grid, values, line, color="#888888", linewidth=1.2, label=label)  # type: ignore[arg-type]
-                axis.axhline(random_return(env) or 0.0, color="#000000", linestyle=":", linewidth=1, label="random")
+                published(axis, env, last)
+                axis.axhline(
+                    random_return(env) or 0.0, color="#000000", linestyle=":", linewidth=1, label="random policy"
+                )
             axis.set_title(game if mode == MODES[0] else f"{game}, {mode}")
         for axis in axes[::columns]:
             axis.set_ylabel("return")
@@ -149,20 +144,39 @@ def procgen_figure(results: dict[Any, list[dict[str, Any]]], path: Path) -> None
         known = {
             label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
         }
-        figure.legend(known.values(), known.keys(), loc="outside lower center", ncol=min(4, len(known)))
+        told = "dots: the final evaluation and its 95% interval over episodes; filled: levels of training, open: all levels"
+        figure.legend(known.values(), known.keys(), loc="outside lower center", ncol=2, title=told, title_fontsize=8)
         save_figure(figure, path)
 
 
-def one_curve(axis: Axes, run: dict[str, Any], name: str, line: str, color: str, label: str | None) -> None:
-    """Training, or the evaluations on the way, faint since they are of few episodes; the final one with its interval."""
-    summary, final = run["summary"], FINAL[name]
-    end, mean = summary["steps"] / 1e6, summary[f"{final}_mean"]
-    if line == "-" and len(run.get("training", ())) > 2:
-        axis.plot(*smoothed(run["training"]), line, color=color, linewidth=1.3, label=label)
+def published(axis: Axes, env: str, last: float) -> None:
+    """OpenAI's PPO on levels of training until `last` million frames: its points, joined from a random policy's return on."""
+    at, returns = ppo_points(env, "train")
+    inside = at <= last * 1e6
+    grid = np.concatenate([[0.0], at[inside] / 1e6, [last]])
+    values = [ppo_return(env, "train", x * 1e6) for x in grid]
+    if None in values:
+        return
+    label = f"PPO, published: {int(inside.sum())} points, mean of 3 runs"
+    axis.plot(grid, values, "-", color="#999999", linewidth=1.0)  # type: ignore[arg-type]
+    axis.plot(at[inside] / 1e6, returns[inside], "-s", color="#777777", markersize=3, linewidth=1.0, label=label)
+
+
+def one_run(axis: Axes, run: dict[str, Any], color: str, label: str | None) -> None:
+    """Training, where a run has its windows, else evaluations; the final ones as dots with 95% intervals over episodes."""
+    summary = run["summary"]
+    end, mean = summary["steps"] / 1e6, summary["eval_return_mean"]
+    if len(run.get("training", ())) > 2:
+        axis.plot(*smoothed(run["training"]), "-", color=color, linewidth=1.3, label=label)
     else:
-        points = [(point["step"] / 1e6, point[name]) for point in run["curve"] if point["step"] < summary["steps"]]
-        axis.plot(*zip(*points, (end, mean), strict=True), line, color=color, alpha=0.5, linewidth=1.1, label=label)
-    low, high = summary[f"{final}_lo95"], summary[f"{final}_hi95"]
-    beside = [[max(0.0, mean - low)], [max(0.0, high - mean)]]
-    aside, face = (1.0, color) if line == "-" else (1.03, "white")  # the two intervals beside each other
-    axis.errorbar(aside * end, mean, beside, fmt="o", markersize=3.5, linewidth=1.1, color=color, markerfacecolor=face)
+        points = [
+            (point["step"] / 1e6, point["eval_return"]) for point in run["curve"] if point["step"] < summary["steps"]
+        ]
+        told = None if label is None else f"{label} (evaluations)"
+        axis.plot(*zip(*points, (end, mean), strict=True), "-", color=color, linewidth=1.1, label=told)
+    for name, aside, face in (("eval_return", 1.03, color), ("test_return", 1.08, "white")):
+        middle, low, high = (summary[f"{name}_{part}"] for part in ("mean", "lo95", "hi95"))
+        beside = None if low is None else [[max(0.0, middle - low)], [max(0.0, high - middle)]]
+        axis.errorbar(
+            aside * end, middle, beside, fmt="o", markersize=3.5, linewidth=1.1, color=color, markerfacecolor=face
+        )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from common.device import DeviceName
 from common.errors import BadInput
 from common.provenance import check_name
+from rl_settings.method_names import method_name
 from rl_settings.procgen_games import GAMES, PREFIX, is_procgen
 from rl_settings.vpg_choices import Algo, Baseline, Encoder
 from rl_settings.vpg_settings import Config
@@ -44,6 +45,8 @@ class CompareConfig:
     """where results go; default: results/ in the repository"""
     name: str | None = None
     """name of the folder; default: made from the settings and the code"""
+    redraw: str | None = None
+    """write the table and the figure of this folder again from its runs.csv and curves.csv, and do nothing else"""
 
 
 @dataclass(frozen=True)
@@ -125,10 +128,8 @@ class Arm:
 
     @property
     def label(self) -> str:
-        """`vpg`, `ppo`, `vpg, reward-to-go`, `vpg, 16 minibatches` or `vpg, impala`."""
-        parts = [self.algo] if self.baseline == "gae" else [self.algo, self.baseline]
-        several = [f"{self.minibatches} minibatches"] if self.minibatches > 1 else []
-        return ", ".join([*parts, *several, *([self.encoder] if self.encoder else [])])
+        """The method's name, with its network where that is not the recipe's."""
+        return method_name(self.algo, self.minibatches, self.baseline, self.encoder)
 
     @property
     def key(self) -> str:

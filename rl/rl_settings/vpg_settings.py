@@ -37,6 +37,8 @@ class Config:
     """name of the run folder; default: made from the environment and a hash of what changes the numbers"""
     from_config: str | None = None
     """repeat the run of this config.json; other flags given win over it"""
+    redraw: str | None = None
+    """draw the figure of this run folder again from its metrics.csv, and do nothing else"""
     env: str = "CartPole-v1"
     """any Gymnasium environment; `module:Id` for one that importing a module of yours registers; `procgen:coinrun`"""
     algo: Algo = "vpg"

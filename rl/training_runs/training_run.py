@@ -22,12 +22,13 @@ from tqdm import tqdm
 from common.cli import shown
 from common.device import choose_device, compute_dtype, configure_cpu, keep_freed_memory
 from common.keeping import Keeper
-from common.live import LiveFigure
+from common.live import LiveFigure, attempt
 from common.provenance import available_cores, source_hash
 from common.run import Run, open_run
 from policy_networks.actor_critic import ActorCritic
+from rl_settings.method_names import method_name
 from rl_settings.procgen_games import is_procgen
-from rl_settings.vpg_settings import Config, Settings, check_meaning, resolve
+from rl_settings.vpg_settings import PRESETS, Config, Settings, check_meaning, resolve
 from training_runs.evaluations import crossed, final_numbers, on_the_way
 from training_runs.shorter_run import begin_with_shorter
 from vector_environments.make_streams import make_streams
@@ -35,6 +36,7 @@ from vector_environments.procgen_engine import backend
 from vpg_learner.vpg_trainer import Trainer, new_networks
 
 SAVE_SECONDS = 10.0
+FIGURE = "learning_curve.png"
 RL = Path(__file__).resolve().parents[1]
 # What trains and what measures: with all that they import, and the loop below, they decide what a run comes to.
 ROOTS = (RL / "vpg_learner" / "vpg_trainer.py", RL / "training_runs" / "evaluations.py")
@@ -90,6 +92,9 @@ def train_or_find(given: Config, draw: Draw, quiet: bool = False) -> tuple[dict[
     with open_folder(settings, given, device, model.image) as run:
         if run.summary:
             say("already done")
+            if not (run.folder / FIGURE).exists() and (run.folder / "metrics.csv").exists():
+                say(f"{FIGURE} is missing and drawn again")
+                attempt(lambda: draw(run.folder, settings.env, run.summary), FIGURE)
             return run.summary, run.folder
         # At a constant rate no step depends on how many there will be.
         shorter = begin_with_shorter(run, "total_steps") if restorable and not settings.anneal else 0
@@ -104,11 +109,11 @@ def train_or_find(given: Config, draw: Draw, quiet: bool = False) -> tuple[dict[
             return True
 
         try:
-            failed = train(run, trainer, LiveFigure(run.folder / "learning_curve.png", draw_so_far), quiet)
+            failed = train(run, trainer, LiveFigure(run.folder / FIGURE, draw_so_far), quiet)
             numbers = {} if failed else final_numbers(trainer)
         finally:
             trainer.close()
-        summary = {
+        summary: dict[str, Any] = {
             "status": "diverged" if failed else "ok",
             **numbers,
             "steps": trainer.step,
@@ -118,10 +123,23 @@ def train_or_find(given: Config, draw: Draw, quiet: bool = False) -> tuple[dict[
             "steps_per_second": trainer.step / trainer.seconds,
             "n_params": n_params,
         }
-        if not failed:
-            draw(run.folder, settings.env, summary)
+        summary["headline"] = headline(settings, summary)
         run.finish(**summary)
+        if not failed:
+            attempt(lambda: draw(run.folder, settings.env, summary), FIGURE)
         return summary, run.folder
+
+
+def headline(settings: Settings, summary: dict[str, Any]) -> str:
+    """One sentence: what was reached."""
+    what = f"{settings.env}, {method_name(settings.algo, settings.minibatches, settings.baseline)}"
+    if summary["status"] != "ok":
+        return f"{what}: diverged after {summary['steps']:,} steps; try --lr below {settings.lr:g}"
+    return (
+        f"{what}: return {summary['eval_return_mean']:.1f} "
+        f"[{summary['eval_return_lo95']:.1f}, {summary['eval_return_hi95']:.1f}] over {summary['eval_episodes']} episodes, "
+        f"greedy {summary['eval_return_greedy_mean']:.1f}, after {summary['steps']:,} steps (n = 1 run)"
+    )
 
 
 def probe(settings: Settings) -> tuple[ActorCritic, bool]:
@@ -136,8 +154,9 @@ def probe(settings: Settings) -> tuple[ActorCritic, bool]:
 def plan(settings: Settings) -> str:
     """The run in one line."""
     total, batch = settings.total_steps, settings.num_envs * settings.horizon
+    method = method_name(settings.algo, settings.minibatches, settings.baseline)
     return (
-        f"plan: {settings.algo} on {settings.env}, {total:,} steps in {-(-total // batch):,} updates of {batch:,} "
+        f"plan: {method} on {settings.env}, {total:,} steps in {-(-total // batch):,} updates of {batch:,} "
         f"({settings.num_envs} environments x {settings.horizon})"
     )
 
@@ -149,7 +168,7 @@ def open_folder(settings: Settings, given: Config, device: torch.device, image: 
         more |= {"threads": torch.get_num_threads(), "dtype": str(compute_dtype(device)[0])}
     if is_procgen(settings.env):  # the two draw other levels from one seed
         more["backend"] = backend()
-    return open_run("rl", settings.env, settings, given, device.type, ROOTS, **more)
+    return open_run("rl", settings.env, settings, given, device.type, ROOTS, presets=PRESETS, **more)
 
 
 def start_worker() -> None:

@@ -1,6 +1,6 @@
 """Whether a gap to published PPO is the single pass's or the network's: training curves of both side by side.
 
-    python tests/benchmarks/procgen_control.py "vpg, one pass, half width=results/rl/procgen-fruitbot-…-s0" …
+    python tests/benchmarks/procgen_control.py "one epoch, half width=results/rl/procgen-fruitbot-…-s0" …
 
 Each argument names a curve and the folder of a run of vpg.py. Adds one row per 50,000 frames of it to control.csv in
 results/reference/rl/procgen, the mean return of the episodes that ended in them with their number and the mean entropy, and
@@ -16,11 +16,10 @@ import numpy as np
 from procgen_runs import REFERENCE, read_rows, replaced
 
 from common.files import load_checkpoint, write_csv
-from common.plots import PALETTE, new_figure, save_figure, style
+from common.plots import new_figure, plt, save_figure, style
 from rl_report.procgen_report import windows
 
 OUT = REFERENCE / "control.csv"
-GREY = "#888888"
 
 
 def rows_of(name: str, folder: Path) -> list[dict[str, Any]]:
@@ -32,30 +31,41 @@ def rows_of(name: str, folder: Path) -> list[dict[str, Any]]:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Return and entropy against frames, a colour per method, every seed a line; published ones grey."""
+    """Return and entropy against frames, every seed a line: blue one epoch, orange PPO, grey published; half width dashed."""
     games = list(dict.fromkeys(row["game"] for row in rows))
-    ours = [method for method in dict.fromkeys(row["method"] for row in rows) if "published" not in method]
     with style():
-        figure, axes = new_figure(2, len(games), width=3.6, height=3.0)
+        figure, axes = new_figure(2, len(games), width=3.6, height=2.6)
         for game, pair in zip(games, axes.reshape(-1, 2), strict=True):
             curves: dict[tuple[str, str], list[dict[str, Any]]] = {}
             for row in (row for row in rows if row["game"] == game):
                 curves.setdefault((row["method"], str(row["seed"])), []).append(row)
             named = set()
             for (method, _), points in curves.items():
-                color = PALETTE[ours.index(method)] if method in ours else GREY
                 frames = np.array([float(point["frames"]) for point in points]) / 1e6
                 for axis, name in zip(pair, ("return", "entropy"), strict=True):
                     values = [float(point[name]) for point in points]
-                    axis.plot(frames, values, color=color, label=None if method in named else method)
+                    label = None if method in named else method
+                    axis.plot(frames, values, label=label, **{"linewidth": 1.2, **look(method)})
                 named.add(method)
-            pair[0].set(title=f"{game}, levels of training", ylabel="return of an episode", xlabel="million frames")
-            pair[1].set(title="entropy of the policy", ylabel="nats", xlabel="million frames")
+            pair[0].set(title=f"{game}: return in training")
+            pair[1].set(title=f"{game}: entropy of the policy, nats")
+        for axis in axes[-2:]:
+            axis.set_xlabel("million frames")
         known = {
             label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
         }
-        figure.legend(known.values(), known.keys(), loc="outside lower center", ncol=2)
+        order = sorted(known)
+        figure.legend([known[label] for label in order], order, loc="outside lower center", ncol=2)
         save_figure(figure, path)
+
+
+def look(method: str) -> dict[str, Any]:
+    """Hue by the method's kind, its shade by what else differs, dashes by half the width."""
+    if "published" in method:
+        return {"color": "#888888", "linewidth": 2.0}
+    shade = 0.85 if "64 x 256" in method or "Glorot" in method else 0.6 if "orthogonal" in method else 0.45
+    colors = plt.get_cmap("Blues" if method.startswith("one epoch") else "Oranges")
+    return {"color": colors(shade), "linestyle": "--" if "half width" in method else "-"}
 
 
 def main() -> None:
