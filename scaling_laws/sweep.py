@@ -96,23 +96,27 @@ def end(run: Run, sweep: Sweep, **summary: Any) -> int:
     return 1
 
 
-def report(rows: list[dict[str, Any]], folder: Path, single: bool) -> None:
-    """runs.csv, and the laws of a sweep or the loss of a single run."""
+def report(rows: list[dict[str, Any]], folder: Path, single: bool) -> str:
+    """runs.csv, and the laws of a sweep or the loss of a single run; what was found, in a sentence."""
     write_csv(folder / "runs.csv", rows)
     if single:
         row = rows[0]
         size = f"width {row['width']} ({row['n_params']:,} parameters), {row['n_samples']:,} samples, {row['flops']:.2e} FLOP"
-        print(f"{size}: test loss {row['test_loss'] or math.nan:.4f} nats, accuracy {row['test_accuracy']:.4f} (n = 1)")
-        return
+        found = (
+            f"{size}: test loss {row['test_loss'] or math.nan:.4f} nats, accuracy {row['test_accuracy']:.4f} (n = 1)"
+        )
+        print(found)
+        return found
     # Here, as below, because the workers import this file too and need neither fits nor figures.
     from law_report.law_files import title_of, write_laws
     from laws.analysis import analyse_sweep
 
     try:
         result = analyse_sweep(folder)
-        write_laws(result, folder, title_of(result.table.dataset))
+        return write_laws(result, folder, title_of(result.table.dataset))
     except BadInput as error:  # a grid that the user made too small; its runs are there all the same
         print(f"no laws from these runs: {error}")
+        return f"{len(rows)} runs, too few for a law"
 
 
 def preview(folder: Path, n_runs: int, dataset: str, rows: list[dict[str, Any]], budgets: list[float]) -> bool:
@@ -132,9 +136,25 @@ def preview(folder: Path, n_runs: int, dataset: str, rows: list[dict[str, Any]],
     return True
 
 
+def draw_again(folder: Path) -> int:
+    """The figures of a sweep's folder from its tables."""
+    from law_report.law_files import redraw, title_of
+    from laws.analysis import analyse_sweep
+
+    for name in ("runs.csv", "tuning.csv"):
+        if not (folder / name).exists():
+            raise BadInput(f"--redraw {folder}: there is no {name}, which the figures are drawn from")
+    result = analyse_sweep(folder)
+    redraw(result, folder, title_of(result.table.dataset))
+    print(figures(folder, "optimum.png"))
+    return 0
+
+
 def main() -> int:
     """The device, the digits, the folder and the workers of a sweep, which then runs."""
     given = parse(CommandLine, PRESETS, description=__doc__ or "")
+    if given.redraw:
+        return draw_again(Path(given.redraw))
     settings = resolve(given)
     cells = grid(settings)
     device, reason = choose_device(given.device, tiny=max(cell.width for cell in cells) <= 32)
@@ -144,11 +164,11 @@ def main() -> int:
         print(f"NOTE: {mnist.notice}")
     digits = prepare(mnist)
     task = "single" if settings.single else given.preset
-    data = {"dataset": mnist.name, "data": digits.name}
+    more: dict[str, Any] = {"dataset": mnist.name, "data": digits.name, "presets": PRESETS}
     workers = given.workers or (available_cores() if device.type == "cpu" else 1)
     threads = max(1, available_cores() // workers)
     with (
-        open_run("scaling_laws", task, settings, given, device.type, sources(settings), exclusive=False, **data) as run,
+        open_run("scaling_laws", task, settings, given, device.type, sources(settings), exclusive=False, **more) as run,
         Pool(workers, start_worker, (threads,)) as pool,
     ):
         sweep = Sweep(settings, pool, workers, run.folder, digits, str(device))
@@ -179,12 +199,11 @@ def run_sweep(run: Run, sweep: Sweep, cells: list[Cell], dataset: str, threads: 
             return end(run, sweep, lr_rule=rule)
     draw = partial(preview, run.folder, len(cells) * len(sweep.seeds), dataset)
     rows = [{**row, "dataset": dataset} for row in sweep.train(cells, rule, draw)]
-    if rows:
-        report(rows, run.folder, single=bool(settings.single))
+    found = report(rows, run.folder, single=bool(settings.single)) if rows else "no run"
     print(f"{len(rows)} runs, {time.perf_counter() - STARTED:.0f} s in all; {shown(run.folder)}")
     if pictures := figures(run.folder, "optimum.png"):
         print(pictures)
-    return end(run, sweep, runs=len(rows), diverged=sum(row["status"] != "ok" for row in rows))
+    return end(run, sweep, headline=found, runs=len(rows), diverged=sum(row["status"] != "ok" for row in rows))
 
 
 if __name__ == "__main__":

@@ -63,8 +63,8 @@ def exponent_text(item: dict[str, float | None]) -> str:
 def finish(figure: Figure, title: str, result: Analysis, note: str = "") -> Figure:
     """The title over all panels."""
     n, cells = len(result.table.runs.loss), len(result.cells.log_loss)
-    told = [f"{title}: {n} runs in {cells} cells", "bars and bands: 95% intervals", note]
-    figure.suptitle("; ".join(part for part in told if part), fontsize=10)
+    told = [f"{title}: {n} runs in {cells} cells", "bars and bands: 95% intervals"]
+    figure.suptitle("\n".join(["; ".join(told[:2]), *([note] if note else [])]), fontsize=10)
     return figure
 
 
@@ -73,8 +73,9 @@ def finish(figure: Figure, title: str, result: Analysis, note: str = "") -> Figu
 
 def draw_optimum(result: Analysis, fits: dict[str, Any], title: str) -> Figure:
     """The headline: IsoFLOP lines, and the optimal parameters and samples by each approach."""
-    figure, axes = new_figure(3)
+    figure, axes = new_figure(2, 2, width=3.7, height=3.1)
     _isoflop_panel(axes[0], result.cells, result.lines, result.noise)
+    _move_legend(axes[0], axes[3])
     flops = np.geomspace(result.cells.flops.min(), result.cells.flops.max(), 60)
     curves = optimum_curves(flops, result.parametric, result.macs)
     for column, (panel, symbol, exponent) in enumerate(((axes[1], "N", "a"), (axes[2], "D", "b"))):
@@ -108,13 +109,14 @@ def _finish_optimum_panel(panel: Axes, symbol: str) -> None:
 def draw_preview(cells: Cells, lines: list[IsoFlop], folder: Path, title: str) -> None:
     """optimum.png of a sweep that still runs: the lines that are complete, and their minima, without intervals."""
     with style():
-        figure, axes = new_figure(3)
+        figure, axes = new_figure(2, 2, width=3.7, height=3.1)
         _isoflop_panel(axes[0], cells, lines)
+        _move_legend(axes[0], axes[3])
         in_lines = np.isin(np.arange(len(cells.log_loss)), np.concatenate([line.rows for line in lines]))
         axes[0].plot(cells.n_params[~in_lines], np.exp(cells.log_loss[~in_lines]), ".", ms=3, color="0.7", zorder=0)
         flops = np.array([line.flops for line in lines])
         logs_of = (("N", "a", [line.log_n for line in lines]), ("D", "b", [line.log_d for line in lines]))
-        for panel, (symbol, exponent, logs) in zip(axes[1:], logs_of, strict=True):
+        for panel, (symbol, exponent, logs) in zip(axes[1:3], logs_of, strict=True):
             slope, intercept = np.polyfit(np.log(flops), logs, 1)
             panel.plot(flops, np.exp(logs), "o", color=ORANGE)
             label = f"IsoFLOP so far: {exponent} = {slope:.2f}"
@@ -142,10 +144,17 @@ def _isoflop_panel(axes: Axes, cells: Cells, lines: list[IsoFlop], noise: Array 
         axes.plot(math.exp(line.log_n), math.exp(line.log_loss), "*", ms=9, color="black", zorder=4)
     axes.set(xscale="log", yscale="log", xlabel="parameters N", ylabel="test loss, nats")
     axes.set_title("IsoFLOP lines (star: minimum)")
-    axes.legend(title="compute C, GFLOP", loc="upper center", fontsize=7, title_fontsize=7, ncols=4)
-    headroom(axes, 0.3)
     plain_log_axis(axes, "x")
     plain_log_axis(axes, "y")
+
+
+def _move_legend(axes: Axes, empty: Axes) -> None:
+    """The legend of the IsoFLOP panel into a panel of its own."""
+    empty.set_axis_off()
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        told = "IsoFLOP lines: compute C, GFLOP"
+        empty.legend(handles, labels, title=told, loc="center", fontsize=9, title_fontsize=9, ncols=2)
 
 
 # ---------------------------------------------------------------- Kaplan's panels
@@ -153,7 +162,7 @@ def _isoflop_panel(axes: Axes, cells: Cells, lines: list[IsoFlop], noise: Array 
 
 def draw_power_laws(result: Analysis, fits: dict[str, Any], title: str) -> Figure:
     """Kaplan et al.'s figure 1: loss against compute, parameters and samples; and the error rate."""
-    figure, axes = new_figure(2, 2, width=4.4)
+    figure, axes = new_figure(2, 2, width=3.7, height=3.4)
     _compute_panel(axes[0], result, fits)
     heading = "Loss against {}, {} fixed".format
     _slices_panel(axes[1], result.by_params, fits["loss_vs_params"], "D = {:,.0f}")
@@ -166,7 +175,7 @@ def draw_power_laws(result: Analysis, fits: dict[str, Any], title: str) -> Figur
     _error_rate_panel(axes[3], result, fits)
     for panel in axes:
         plain_log_axis(panel, "y")
-    return finish(figure, title, result, "solid: with a constant E, dotted: pure power law")
+    return finish(figure, title, result, "solid: E + K x^-g, with the g of the legend; dotted: K x^-g alone")
 
 
 def _size_colors(result: Analysis) -> dict[float, Any]:
@@ -180,7 +189,7 @@ def _compute_panel(axes: Axes, result: Analysis, fits: dict[str, Any]) -> None:
         rows = runs.n_params == size
         axes.plot(runs.flops[rows], runs.loss[rows], ".", ms=3, color=color, label=f"{size:,.0f}")
     if result.by_compute:
-        label = f"frontier: C^-{exponent_text(fits['loss_vs_compute']['exponent'])}"
+        label = law_label("frontier", result.by_compute, fits["loss_vs_compute"])
         _law(axes, result.by_compute, "black", label, points=False)
     axes.set(xscale="log", yscale="log", xlabel="compute C, FLOP", title="Loss against compute (dots: runs)")
     axes.legend(title="parameters N", fontsize=7, title_fontsize=7, ncols=3, loc="upper center")
@@ -190,22 +199,35 @@ def _compute_panel(axes: Axes, result: Analysis, fits: dict[str, Any]) -> None:
 def _slices_panel(axes: Axes, laws: list[tuple[float, PowerLaw]], items: list[dict[str, Any]], label: str) -> None:
     """Laws of the loss at some fixed values; `items` is their part of fits.json."""
     for (at, law), item, color in zip(laws, items, (BLUE, ORANGE, GREEN), strict=False):
-        _law(axes, law, color, f"{label.format(at)}: exponent {exponent_text(item['exponent'])}")
+        _law(axes, law, color, law_label(label.format(at), law, item))
     if laws:
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="upper center")
+        headroom(axes, 0.35)
 
 
 def _error_rate_panel(axes: Axes, result: Analysis, fits: dict[str, Any]) -> None:
     if result.error_rate:
-        item = fits["error_rate_vs_compute"]["exponent"]
-        _law(axes, result.error_rate, PINK, f"best cell of each budget: C^-{exponent_text(item)}")
-        axes.legend(fontsize=7)
+        _law(
+            axes, result.error_rate, PINK, law_label("best of each C", result.error_rate, fits["error_rate_vs_compute"])
+        )
+        axes.legend(fontsize=7, loc="upper right")
     runs, colors = result.table.runs, _size_colors(result)
     shown = np.isfinite(runs.error) & (runs.error > 0)
     axes.scatter(runs.flops[shown], runs.error[shown], s=3, c=[colors[n] for n in runs.n_params[shown]], zorder=1)
     axes.set(xlabel="compute C, FLOP", ylabel="test error rate", title="Error rate against compute")
     if shown.any():
         axes.set(xscale="log", yscale="log")
+
+
+def law_label(name: str, law: PowerLaw, item: dict[str, Any]) -> str:
+    """Which line has which exponent: `frontier: g = 1.20 [0.9, 1.5], dotted 0.38 [0.36, 0.40]`."""
+    pure = exponent_text(item["exponent"])
+    if law.free is None:
+        return f"{name}: g = {pure}"
+    theta, draws = law.free
+    low, high = np.percentile(draws[:, -1], [2.5, 97.5])
+    free = exponent_text({"value": float(theta[-1]), "lo95": float(low), "hi95": float(high)})
+    return f"{name}: g = {free}\n(dotted: {pure})"
 
 
 def _law(axes: Axes, law: PowerLaw, color: Any, label: str, points: bool = True) -> None:
@@ -227,7 +249,7 @@ def _law(axes: Axes, law: PowerLaw, color: Any, label: str, points: bool = True)
 
 def draw_parametric(result: Analysis, fits: dict[str, Any], title: str) -> Figure:
     """The parametric law over the cells, and its residuals."""
-    figure, axes = new_figure(2, width=4.4, height=3.4)
+    figure, axes = new_figure(2, width=3.7, height=3.7)
     cells, law = result.cells, result.parametric
     sizes = np.unique(cells.n_params)
     colors = sequence(len(sizes))

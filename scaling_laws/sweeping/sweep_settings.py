@@ -25,6 +25,8 @@ class CommandLine:
     """name of the results folder; default: made from the preset and a hash of what changes the numbers"""
     from_config: str | None = None
     """repeat the run of this config.json; other flags given win over it"""
+    redraw: str | None = None
+    """draw the figures of this sweep's folder again from its runs.csv, and do nothing else"""
     workers: int = 0
     """processes that train at once; 0: one per core on the CPU, one on an accelerator"""
     minutes: float | None = None
