@@ -87,7 +87,7 @@ def test_what_reports_is_no_part_of_a_run_and_the_loop_is(plain_lm_folder, monke
 def test_the_loss_is_drawn_on_the_way_and_changes_no_number(lm_folder, monkeypatch, arguments):
     names = {}
     for name in ("text_figure", "integer_figure"):
-        monkeypatch.setattr(train_figures, name, lambda *what: names.setdefault(run, []).append(what[1] is None))
+        monkeypatch.setattr(train_figures, name, lambda *what, **_: names.setdefault(run, []).append(what[1] is None))
     monkeypatch.setattr(train_figures, "attention_figure", lambda *_: None)
     monkeypatch.setattr(tokenized_text, "anchors", lambda *_: CHEAP_ANCHORS)
     for run, after in (("a", math.inf), ("b", 0.0)):

@@ -33,12 +33,14 @@ from common.data import data_root
 from common.device import choose_device
 from common.errors import BadInput
 from common.files import finite, write_csv, write_json
+from common.live import attempt
 from common.pool import Job, Pool
 from common.provenance import available_cores
 from common.run import Run, open_run
-from critical_batch.arm_tables import arm_result, measuring_point
+from critical_batch.arm_tables import ArmResult, arm_result, measuring_point
 from critical_batch.predictions import verdicts
 from critical_batch.study_cells import BASE_BATCH, Study, measuring_job, start_worker, studies, tuning_jobs
+from lm_report.kept_study import read_study
 from lm_report.study_figures import overview, prediction_panels
 from lm_report.study_tables import fits, noise_rows, sweep_rows, told
 from lm_settings.noise_settings import PRESETS, Config, NoiseSettings, resolve_noise
@@ -119,18 +121,37 @@ def report(
     every = {arm.name: arm for arm in (*arms, *sizes)}.values()
     write_csv(run.folder / "noise.csv", [row for arm in every for row in noise_rows(arm)])
     write_json(run.folder / "fits.json", finite({"predictions": judged, "arms": [fits(arm) for arm in arms]}))
-    overview(arms, run.folder / "noise_scale")
-    prediction_panels(arms, sizes, run.folder / "predictions")
+    attempt(lambda: draw(arms, sizes, run.folder), "noise_scale.png")
     return judged
+
+
+def draw(arms: list[ArmResult], sizes: list[ArmResult], folder: Path) -> None:
+    """Both figures."""
+    overview(arms, folder / "noise_scale")
+    prediction_panels(arms, sizes, folder / "predictions")
+
+
+def headline(settings: NoiseSettings, judged: list[dict[str, Any]]) -> str:
+    """One sentence: whether the noise told the critical batch, and how many predictions held."""
+    words = [row["verdict"] for row in judged]
+    p3 = next((row for row in finite(judged) if row["name"] == "P3"), None)
+    ratio = f"B_simple / B_crit {p3['value']:.2f}; " if p3 and p3["value"] is not None else ""
+    counts = ", ".join(f"{words.count(word)} {word}" for word in ("holds", "fails", "not decided"))
+    return f"{settings.task}, width {settings.width}, {settings.optimizer}: {ratio}predictions: {counts}"
 
 
 def main() -> int:
     """Sweep, measure, fit, judge, draw; what is not sweeping or measuring is done again by every command."""
     given = parse(Config, PRESETS, description=__doc__ or "")
+    if given.redraw:
+        draw(*read_study(Path(given.redraw)), Path(given.redraw))
+        print(figures(Path(given.redraw), "noise_scale.png"))
+        return 0
     settings = resolve_noise(given)
     device, reason = choose_device(given.device, tiny=True)
     root = str(data_root(settings.data_dir)) if settings.task == "tinyshakespeare" or settings.data_dir else ""
-    task, more = f"noise-{settings.task}", {"torch": torch.__version__}
+    task = f"noise-{settings.task}"
+    more: dict[str, Any] = {"torch": torch.__version__, "presets": PRESETS}
     with open_run("transformers", task, settings, given, device.type, ROOTS, exclusive=False, **more) as run:
         print(f"device: {device} ({reason})")
         folder = run.folder / "cells"
@@ -147,7 +168,11 @@ def main() -> int:
         if not whole:
             return 1
         judged = report(run, settings, swept, measured)
-        run.finish(cells=count, predictions={f"{row['name']} {row['arm']}": row["verdict"] for row in judged})
+        run.finish(
+            headline=headline(settings, judged),
+            cells=count,
+            predictions={f"{row['name']} {row['arm']}": row["verdict"] for row in judged},
+        )
         for row in finite(judged):
             print(told(row))
         print(f"results: {shown(run.folder)}\n{figures(run.folder, 'noise_scale.png')}")

@@ -36,13 +36,13 @@ from common.data import sha256_of
 from common.device import choose_device, compute_dtype, configure_cpu, keep_freed_memory
 from common.files import read_json, write_json
 from common.keeping import Keeper
-from common.live import LiveFigure
+from common.live import LiveFigure, attempt
 from common.provenance import available_cores, source_hash
 from common.run import Run, open_run, read_metrics
 from lm_evaluation.checkpoints import checkpoint_state
 from lm_evaluation.measurements import curve_point
 from lm_evaluation.step_budget import Clock, Plan, decide, make_plan
-from lm_report.train_report import anchor_words, draw_so_far, headline, measured_on, report
+from lm_report.train_report import anchor_words, draw, draw_missing, draw_so_far, headline, measured_on, report
 from lm_settings.choices import INTEGER_TASKS
 from lm_settings.train_settings import PRESETS, Config, Settings, choose_budget, resolve
 from optimisation.lm_learner import Learner
@@ -159,6 +159,7 @@ def open_folder(settings: Settings, given: Config, text: Text | None, device: to
         device.type,
         ROOTS,
         leave_out=["text"],  # wherever it stands: its content counts
+        presets=PRESETS,
         data=sha256_of(f"{text.corpus.train}\0{text.corpus.validation}".encode())[:16] if text else "",
         dtype=str(dtype),
         loop=source_hash(__file__)[:12],
@@ -168,6 +169,10 @@ def open_folder(settings: Settings, given: Config, text: Text | None, device: to
 def main() -> int:
     """Data, anchors, plan, training, evaluation, figures."""
     given = choose_budget(parse(Config, PRESETS, description=__doc__ or ""), sys.argv[1:])
+    if given.redraw:
+        draw(Path(given.redraw))
+        print(figures(Path(given.redraw), "loss.png"))
+        return 0
     settings = resolve(given)
     clock = Clock(STARTED)
     device, reason = choose_device(given.device)
@@ -183,6 +188,8 @@ def main() -> int:
     with open_folder(settings, given, text, device, dtype) as run:
         if run.summary:
             print(f"already done: {headline(settings, run.summary)}\nresults: {shown(run.folder)}")
+            if run.summary["status"] == "ok":
+                draw_missing(run.folder)
             if pictures := figures(run.folder, "loss.png"):
                 print(pictures)
             return 0 if run.summary["status"] == "ok" else 1
@@ -216,7 +223,9 @@ def carry_out(
         "n_params": n_params,
         "tokens_per_second": done / progress.seconds,
     }
-    run.finish(**summary)
+    run.finish(**summary, headline=headline(settings, summary))
+    if not progress.diverged:
+        attempt(lambda: draw(run.folder), "loss.png")
     print(f"{headline(settings, summary)}\n{summary['total_seconds']:.0f} s in all; {shown(run.folder)}")
     if pictures := figures(run.folder, "loss.png"):
         print(pictures)

@@ -51,16 +51,32 @@ def once(ax: Axes, **where: object) -> None:
     ax.legend([first[label] for label in dict.fromkeys(labels)], list(dict.fromkeys(labels)), **where)  # type: ignore[arg-type]
 
 
+def legends(empty: Axes, panels: dict[str, Axes]) -> None:
+    """The legends of other panels, one below the other in an empty one."""
+    empty.set_axis_off()
+    top = 1.0
+    for title, ax in panels.items():
+        handles, labels = ax.get_legend_handles_labels()
+        first = dict(zip(reversed(labels), reversed(handles), strict=True))
+        names = list(dict.fromkeys(labels))
+        look = {"fontsize": 8, "title_fontsize": 8, "alignment": "left", "borderpad": 0.0, "ncols": 2}
+        place = {"loc": "upper left", "bbox_to_anchor": (0.0, top)}
+        empty.add_artist(empty.legend([first[name] for name in names], names, title=title, **place, **look))
+        top -= 0.12 + 0.062 * -(-len(names) // 2)
+
+
 def overview(arms: Sequence[ArmResult], path: Path) -> None:
     """The trade-off of the base arm, B_simple against B_crit of all, and both against the loss."""
     base = arms[0]
     with style():
-        figure, axes = new_figure(3, width=3.9, height=3.5)
+        figure, axes = new_figure(2, 2, width=3.7, height=3.5)
         trade_off(axes[0], base)
         scatter(axes[1], arms)
         against_loss(axes[2], base)
-        for ax in axes:
+        for ax in axes[:3]:
             plain_ticks(ax)
+        legends(axes[3], {"P1": axes[0], "P3": axes[1], "P4": axes[2]})
+        figure.suptitle("bars: 95% intervals (an arrow: no upper end)", fontsize=10)
         save_figure(figure, path)
 
 
@@ -79,10 +95,7 @@ def trade_off(ax: Axes, arm: ArmResult) -> None:
         s_min, b_crit = one.fit.s_min.value, one.fit.b_crit.value
         if B[0] <= b_crit <= B[-1]:
             ax.plot(2 * s_min, 2 * s_min * b_crit, "*", ms=9, color=color, mec="black", mew=0.5, label="batch = B_crit")
-    ax.set(
-        xscale="log", yscale="log", xlabel="steps", ylabel="tokens", title=f"P1: {arm.name}, steps and tokens to a loss"
-    )
-    once(ax, loc="upper right", fontsize=7)
+    ax.set(xscale="log", yscale="log", xlabel="steps", ylabel="tokens", title=f"P1: {arm.name}, to a loss")
 
 
 def scatter(ax: Axes, arms: Sequence[ArmResult]) -> None:
@@ -103,21 +116,17 @@ def scatter(ax: Axes, arms: Sequence[ArmResult]) -> None:
         line = np.array([min(values) / 4, max(values) * 4])
         ax.plot(line, line, color="0.3", lw=1, label="equal")
         ax.fill_between(line, line / DECADE, line * DECADE, color="0.9", zorder=0, label="half a decade")
-        once(ax, loc="upper left", fontsize=7)
     else:
         nothing(ax, "no loss with both")
     ax.set(xscale="log", yscale="log", xlabel="B_crit from the sweep (tokens)")
-    if len(arms) > 3:
-        low, high = ax.get_xlim()
-        ax.set_xlim(low * (low / high) ** 0.5, high)  # room for the legend
-    ax.set(ylabel="B_simple, averaged along a run (tokens)", title="P3: what the noise scale predicts")
+    ax.set(ylabel="B_simple, mean of a run (tokens)", title="P3: what the noise predicts")
 
 
 def against_loss(ax: Axes, arm: ArmResult) -> None:
     """P4: critical batch and noise scales as the loss falls."""
     swept = [(one.goal, one.fit.b_crit) for one in arm.at if one.fit is not None]
     kinds = [("B_crit, sweep (average)", swept)]
-    for label, name in (("B_simple", "b_simple"), ("B_noise", "b_noise"), ("branches' half progress", "branched")):
+    for label, name in (("B_simple", "b_simple"), ("B_noise", "b_noise"), ("branches", "branched")):
         kinds.append((label, [(one.loss, getattr(one, name)) for one in arm.measured]))
     for i, (label, found) in enumerate(kinds):
         for L, b in found:
@@ -131,7 +140,6 @@ def against_loss(ax: Axes, arm: ArmResult) -> None:
     ax.set(yscale="log", xlabel="loss (nats per token), falling to the right", ylabel="batch (tokens)")
     ax.set_title(f"P4: {arm.name} as the loss falls")
     ax.invert_xaxis()
-    once(ax, loc="upper left", fontsize=7)
 
 
 def nothing(ax: Axes, why: str) -> None:
@@ -142,7 +150,7 @@ def nothing(ax: Axes, why: str) -> None:
 def prediction_panels(arms: Sequence[ArmResult], sizes: Sequence[ArmResult], path: Path) -> None:
     """P5, P6, P10, and the noise scale of every parameter."""
     with style():
-        figure, axes = new_figure(4, width=3.4, height=3.4)
+        figure, axes = new_figure(2, 2, width=3.7, height=3.7)
         by_size(axes[0], [arms[0], *sizes])
         rates(axes[1], arms)
         units(axes[2], arms[0])
@@ -152,6 +160,7 @@ def prediction_panels(arms: Sequence[ArmResult], sizes: Sequence[ArmResult], pat
         for ax in (axes[0], axes[2]):
             if ax.get_legend_handles_labels()[1]:
                 once(ax, loc="best", fontsize=7)
+        figure.suptitle("bars: 95% intervals (an arrow: no upper end)", fontsize=10)
         save_figure(figure, path)
 
 
@@ -178,8 +187,8 @@ def rates(ax: Axes, arms: Sequence[ArmResult]) -> None:
     ax.set_title("P6: learning rates")
     if ax.get_legend_handles_labels()[1]:
         low, high = ax.get_ylim()
-        ax.set_ylim(low * (low / high) ** 0.4, high)  # room for the legend
-        once(ax, loc="lower right", fontsize=6, ncol=2, title="arm, loss", title_fontsize=6, columnspacing=1.0)
+        ax.set_ylim(low * (low / high) ** 0.7, high)  # room for the legend
+        once(ax, loc="lower right", fontsize=7, title="arm, loss", title_fontsize=7)
 
 
 def units(ax: Axes, arm: ArmResult) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from common.plots import PALETTE, new_figure, save_figure, style
@@ -43,8 +44,9 @@ def text_figure(
     if numbers["ppmd_nats_per_char"] is not None:
         anchors.append(("PPMd (goes on learning)", numbers["ppmd_nats_per_char"], PALETTE[3], "-."))
     unit = "nats per character" if abs(per_token - 1) < 1e-9 else "nats per token"
+    panels = 3 if by_position is not None else 2
     with style():
-        figure, axes = new_figure(3, width=3.7)
+        figure, axes = new_figure(2, -(-panels // 2), width=3.7, height=3.1)
         for ax, key, label in (
             (axes[0], "tokens", "training tokens"),
             (axes[1], "minutes", "minutes since the command began"),
@@ -64,18 +66,20 @@ def text_figure(
         told = f"{latest:.3f} so far" if final is None else f"{final:.3f} {unit}"
         axes[0].set_title(f"{NAMES[task]}: {told}")
         axes[1].set_title("the same, by the clock")
-        axes[1].legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none")
-        if by_position is None:
-            empty(axes[2], "loss by position:\nmeasured at the end")
-        else:
+        if by_position is not None:
             _against_position(axes[2], by_position, anchors, per_token, what, unit)
+        tell(figure, axes, axes[1])
         save_figure(figure, path, pdf=final is not None)
 
 
-def empty(ax: Axes, why: str) -> None:
-    """Say in an empty panel why it is empty."""
-    ax.set_axis_off()
-    ax.text(0.5, 0.5, why, ha="center", va="center", transform=ax.transAxes)
+def tell(figure: Figure, axes: np.ndarray, named: Axes) -> None:
+    """The legend of the panel `named`: in the place of a fourth panel, else below both."""
+    handles, labels = named.get_legend_handles_labels()
+    if len(axes) == 4:
+        axes[3].set_axis_off()
+        axes[3].legend(handles, labels, loc="center", fontsize=9)
+    else:
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
 
 
 def _against_position(
@@ -87,51 +91,60 @@ def _against_position(
     middle = [place[a - 1 : b - 1].mean() for a, b in pairwise(edges)]
     mean = [by_position[a - 1 : b - 1].mean() for a, b in pairwise(edges)]
     ax.plot(middle, mean, marker=".", color=PALETTE[0], label=f"model, cold windows ({what})")
-    name, nats, color, line = anchors[0]
-    ax.axhline(nats * per_token, color=color, ls=line, label=name)
+    _, nats, color, line = anchors[0]
+    ax.axhline(nats * per_token, color=color, ls=line)
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-    ax.set(xlabel="tokens before it in the window", ylabel=f"loss ({unit})", title="what context is worth")
-    ax.legend(loc="upper right")
+    ax.set(
+        xlabel="tokens before it in the window", ylabel=f"loss ({unit})", title="what context is worth, cold windows"
+    )
 
 
-def integer_figure(metrics: Metrics, by_position: np.ndarray | None, task: IntegerTask, path: Path) -> None:
+def integer_figure(
+    metrics: Metrics, by_position: np.ndarray | None, task: IntegerTask, path: Path, ended: bool = False
+) -> None:
     """Loss against tokens with the exact floor, its two halves over time, and the loss of each position.
 
-    While the run goes on, `by_position` is None.
+    While the run goes on, `by_position` is None, as it is of an `ended` run that has not kept it.
     """
+    panels = 3 if by_position is not None else 2
     with style():
-        figure, axes = new_figure(3, width=3.7)
+        figure, axes = new_figure(2, -(-panels // 2), width=3.7, height=3.1)
         axes[0].plot(metrics["tokens"], metrics["train_loss"], color="0.65", label="training")
         axes[0].plot(metrics["tokens"], metrics["val_loss"], color=PALETTE[0], marker=".", label="fresh sequences")
         axes[0].axhline(task.floors.mean(), color="black", ls="--", label=f"exact floor {task.floors.mean():.3f}")
         axes[0].set(xlabel="training tokens", ylabel="loss (nats per token)", xscale="log")
         axes[0].set_title(f"{task.kind}, n = {task.length}, V = {task.vocabulary}")
-        axes[0].legend()
         smallest = 1e-5
         for key, label, color in (
             ("first_half_loss", "first half of the positions", PALETTE[1]),
-            ("second_half_loss", task.second_half, PALETTE[0]),
+            ("second_half_loss", task.second_half, PALETTE[2]),
         ):
             axes[1].plot(metrics["minutes"], np.maximum(metrics[key], smallest), color=color, label=label)
         axes[1].set(xlabel="minutes since the command began", ylabel="loss (nats per token)", yscale="log")
         axes[1].set_title(f"{task.second_half}: accuracy {100 * metrics['accuracy'][-1]:.2f}%")
-        axes[1].legend()
-        if by_position is None:
-            empty(axes[2], "loss by position:\nmeasured at the end")
-        else:
+        if by_position is not None:
             _integers_by_position(axes[2], by_position, task)
-        save_figure(figure, path, pdf=by_position is not None)
+        handles, labels = (
+            first + second for first, second in zip(*(ax.get_legend_handles_labels() for ax in axes[:2]), strict=True)
+        )
+        legend: dict[str, Any] = {"handles": handles, "labels": labels}
+        if len(axes) == 4:
+            axes[3].set_axis_off()
+            axes[3].legend(**legend, loc="center", fontsize=9)
+        else:
+            figure.legend(**legend, loc="outside lower center", ncols=3)
+        save_figure(figure, path, pdf=ended)
 
 
 def _integers_by_position(ax: Axes, by_position: np.ndarray, task: IntegerTask) -> None:
     place = np.arange(1, len(by_position) + 1)
-    ax.plot(place, by_position, color=PALETTE[0], marker=".", ls="", label=f"model, {SEQUENCES:,} fresh sequences")
-    ax.step(place, task.floors, where="mid", color="black", lw=1.0, label="exact floor")
-    ax.set(xlabel="position of the predicted token", ylabel="loss (nats per token)", title="loss by position")
+    ax.plot(place, by_position, color=PALETTE[0], marker=".", ls="")
+    ax.step(place, task.floors, where="mid", color="black", lw=1.0)
+    ax.set(xlabel="position of the predicted token", ylabel="loss (nats per token)")
+    ax.set_title(f"by position, {SEQUENCES:,} fresh sequences (line: floor)")
     top = max(0.1, by_position.max(), task.floors.max())  # a loss of 1e-8 is to look like 0
-    ax.set_ylim(-0.05 * top, 1.35 * top)  # and the legend has room above the points
-    ax.legend(loc="upper right")
+    ax.set_ylim(-0.05 * top, 1.1 * top)
 
 
 def noise_figure(metrics: Metrics, context: int, path: Path) -> None:
@@ -170,25 +183,29 @@ def attention_maps(model: Decoder, tokens: Tensor) -> list[np.ndarray]:
     return maps
 
 
-def attention_figure(model: Decoder, task: IntegerTask, path: Path) -> None:
-    """Where each head of each layer looks, for one fresh sequence."""
-    sequences = task.draw(1, 1 << 41)
-    maps = attention_maps(model, sequences.inputs[0])
-    tokens = sequences.inputs[0].tolist()
+def attention_figure(maps: list[np.ndarray], tokens: list[int], task: IntegerTask, path: Path) -> None:
+    """Where each head of each layer looks in one sequence: `maps` of each layer (heads, T, T), a row per looking token."""
     with style():
         layers, heads = len(maps), len(maps[0])
-        figure, axes = new_figure(heads, layers, width=3.4, height=3.1)
+        side = min(3.2, 6.6 / heads)
+        figure, axes = new_figure(heads, layers, width=side, height=side)
         image = None
         for layer, weights in enumerate(maps):
             for head, weight in enumerate(weights):
                 ax = axes[layer * heads + head]
                 image = ax.imshow(weight, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
-                ax.set(title=f"layer {layer + 1}, head {head + 1}", xlabel="looked at", ylabel="looking")
+                ax.set(title=f"layer {layer + 1}, head {head + 1}")
                 ax.grid(False)
                 if len(tokens) <= 24:
-                    ax.set_xticks(range(len(tokens)), tokens, fontsize=6)
-                    ax.set_yticks(range(len(tokens)), tokens, fontsize=6)
+                    ax.set_xticks(range(len(tokens)), tokens, fontsize=7)
+                    ax.set_yticks(range(len(tokens)), tokens, fontsize=7)
+        for ax in axes[-heads:]:
+            ax.set_xlabel("looked at")
+        for ax in axes[::heads]:
+            ax.set_ylabel("looking")
         assert image is not None
         figure.colorbar(image, ax=list(axes), label="attention weight", shrink=0.7)
-        figure.suptitle(f"{task.kind}, n = {task.length}, V = {task.vocabulary}: attention in one fresh sequence")
+        figure.suptitle(
+            f"{task.kind}, n = {task.length}, V = {task.vocabulary}: attention in one fresh sequence", fontsize=10
+        )
         save_figure(figure, path)

@@ -1,9 +1,11 @@
 """What a run of train.py ends with: its numbers, its figures, its sample, and one sentence."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 from common.files import write_text
+from common.live import attempt
 from common.run import Run, read_metrics
 from gradient_noise.noise_tracking import noise_summary
 from lm_evaluation.measurements import integer_summary, text_summary
@@ -61,28 +63,38 @@ def measured_on(settings: Settings) -> str:
 
 
 def report(run: Run, learner: Learner, to_beat: dict[str, Any]) -> dict[str, Any]:
-    """Final evaluation, sample and figures; the summary's numbers."""
-    from lm_report import train_figures
+    """Final evaluation and sample, with the tables that figures are drawn from; the summary's numbers."""
+    from lm_report.run_pictures import keep_attention, keep_positions
 
     metrics = read_metrics(run.folder / "metrics.csv")
-    noise: dict[str, Any] = {}
-    if learner.tracker:
-        context = learner.model.shape.context
-        noise = noise_summary(metrics, context)
-        train_figures.noise_figure(metrics, context, run.folder / "noise")
+    noise = noise_summary(metrics, learner.model.shape.context) if learner.tracker else {}
     if learner.text is None:
         assert isinstance(learner.task, IntegerTask)
         numbers, by_position = integer_summary(learner, learner.task)
-        train_figures.integer_figure(metrics, by_position, learner.task, run.folder / "loss")
-        train_figures.attention_figure(learner.model, learner.task, run.folder / "attention")
+        keep_attention(run.folder, learner.model, learner.task)
     else:
         numbers, by_position, sample = text_summary(learner, learner.text, to_beat)
         write_text(run.folder / "sample.txt", sample)
-        what = measured_on(learner.settings)
-        train_figures.text_figure(metrics, by_position, numbers, learner.settings.task, run.folder / "loss", what)
         print(f"\n{sample.strip()}\n")
         print(
             f"longest verbatim match of this sample with the training text: {numbers['sample_longest_match']} "
             f"characters, {numbers['sample_longest_match_text']!r}"
         )
+    keep_positions(run.folder, by_position)
     return numbers | noise
+
+
+def draw(folder: Path) -> None:
+    """All figures of a run folder from its tables; BadInput where one is missing."""
+    from lm_report.run_pictures import draw_run
+
+    draw_run(folder)
+
+
+def draw_missing(folder: Path) -> None:
+    """What a finished run lacks of its figures, and say so."""
+    from lm_report.run_pictures import figures_due
+
+    if due := figures_due(folder):
+        print(f"drawn again, since missing: {', '.join(due)}")
+        attempt(lambda: draw(folder), due[0])

@@ -29,6 +29,8 @@ class Config:
     """name of the folder; default: made from the settings and the code"""
     from_config: str | None = None
     """repeat what this config.json says; other flags given win over it"""
+    redraw: str | None = None
+    """draw the figures of this folder again from its fits.json and noise.csv, and do nothing else"""
     task: NoiseTask = "kjv"
     """the base: what is learnt"""
     width: int = 64

@@ -29,6 +29,8 @@ class Config:
     """name of the run folder; default: made from the task and a hash of what changes the numbers"""
     from_config: str | None = None
     """repeat the run of this config.json; other flags given win over it"""
+    redraw: str | None = None
+    """draw the figures of this run folder again from its tables, and do nothing else"""
     task: Task = "shakespeare"
     """integers (ascending, repeat, induction), the plays, the Bible (kjv), tinyshakespeare, or a text of your own"""
     text: str | None = None
