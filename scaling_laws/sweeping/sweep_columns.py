@@ -1,0 +1,33 @@
+"""What the columns of a sweep's tables and the keys of its JSON files mean; `docs/runs.md` is made from here."""
+
+RUNS_CSV = {
+    "arm": "isoflop (lines of equal compute), row (L(D) at one width), column (L(N) at one D), single, or tune",
+    "status": "ok or diverged",
+    "width": "channels of the first convolution",
+    "n_params": "N, trainable parameters",
+    "macs": "M, multiply-adds of one forward pass of one image",
+    "n_samples": "D, training images seen, each once",
+    "n_unique": "different digits among them",
+    "copies": "transformed copies of the training set that they come from",
+    "batch_size": "images per step",
+    "steps": "steps of the optimiser",
+    "lr": "peak learning rate",
+    "dropout": "share of activations dropped before the linear head",
+    "seed": "of the weights, the order and the subset",
+    "flops": "C = 6 M D, floating-point operations of training",
+    "test_loss": "nats per clean test image",
+    "test_accuracy": "share of test images",
+    "tune_loss": "nats per image of the tuning set, where learning rates are chosen",
+    "tune_accuracy": "share of the tuning set",
+    "train_loss": "nats per image, mean over the last part of training",
+    "seconds": "of training, per net",
+    "images_per_second": "in training, per net",
+    "device": "cpu, cuda or mps",
+    "dataset": "mnist, or mnist5k",
+    "net": "variant of the net",
+}
+SUMMARY_JSON = {
+    "runs": "rows of runs.csv",
+    "diverged": "of them, those whose loss is no number",
+    "lr_rule": "with `--tuning only`: the learning rate as a law of width and samples",
+}
