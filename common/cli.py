@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import sys
 import types
 import typing
@@ -18,7 +17,9 @@ from typing import Any, TypeVar
 
 import tyro
 
-from common.errors import BadInput, is_write_error, write_error_sentence
+from common.errors import BadInput, is_limit, limit_sentence
+from common.provenance import ROOT
+from common.stopping import hear
 
 Config = TypeVar("Config")
 
@@ -111,26 +112,56 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a script's `main` and exit: its own code, 2 with one sentence for bad input, 130 with the resume line."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without Greek letters is no reason to fail
+    prepare_streams()
+    hear()
     try:
+        check_checkout(Path(sys.argv[0]))
         code = main()
     except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
+        code = refuse(str(error))
     except BrokenPipeError:  # the reader of our output, `head` say, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         code = 1
-    except OSError as error:
-        if not is_write_error(error):
-            raise
-        print(f"error: {write_error_sentence(error)}", file=sys.stderr)
-        code = 2
     except KeyboardInterrupt:
         print(f"\nstopped; what is finished is saved. To go on: {resume_line()}", file=sys.stderr)
         code = 130
-    sys.stdout.flush()
+    except (OSError, MemoryError, RuntimeError) as error:
+        if not is_limit(error):
+            raise
+        code = refuse(limit_sentence(error))
+    try:
+        sys.stdout.flush()
+    except OSError as error:  # a full disk behind `> log.txt`: what was computed is in its folder all the same
+        discard_output()
+        code = code or refuse(f"cannot write the output: {error.strerror or error}")
     sys.exit(code or 0)
+
+
+def refuse(sentence: str) -> int:
+    """Say what is wrong; exit code 2."""
+    print(f"error: {sentence}", file=sys.stderr)
+    return 2
+
+
+def prepare_streams() -> None:
+    """Streams that no letter and no closed end can make fail."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed with `>&-`
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (for the life of the process)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without Greek letters is no reason to fail
+
+
+def discard_output() -> None:
+    """Nobody reads our output any more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def check_checkout(script: Path) -> None:
+    """BadInput where `script` stands in another checkout than the `common` that it has imported."""
+    top = script.resolve().parent.parent
+    if top != ROOT and (top / "common" / "provenance.py").is_file():
+        raise BadInput(f"`common` is installed from another checkout, {ROOT}: install this one with `pip install -e .`")
 
 
 def resume_line() -> str:
@@ -152,31 +183,3 @@ def figures(folder: Path, main: str) -> str:
     first = main if main in found else found[0]
     rest = [name for name in found if name != first]
     return f"open {shown(folder / first)}" + (f"; also {', '.join(rest)}" if rest else "")
-
-
-class Interrupt:
-    """`with Interrupt() as stop:` the first Ctrl-C only sets `stop.asked`, so that a step is finished and saved.
-
-    `stop.leave_if_asked()` then raises KeyboardInterrupt; a second Ctrl-C raises it at once. SIGTERM counts as Ctrl-C.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __enter__(self) -> "Interrupt":
-        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, *_: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def leave_if_asked(self) -> None:
-        """KeyboardInterrupt if there was a Ctrl-C."""
-        if self.asked:
-            raise KeyboardInterrupt

@@ -5,11 +5,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tqdm import tqdm
-
-from common.cli import Interrupt
 from common.live import LiveFigure
+from common.progress import progress_bar
 from common.run import Run
+from common.stopping import Interrupt
 
 
 class Keeper:
@@ -23,8 +22,8 @@ class Keeper:
                 keep.save()                        # writes a checkpoint where one is due
 
     `state()` is what a checkpoint holds, or None where nothing is worth keeping and the last one stays. A checkpoint is
-    written every `seconds`, at the end, and on Ctrl-C, which `save` then passes on. `quiet` shows no bar and is deaf to
-    Ctrl-C: a worker's parent hears it.
+    written every `seconds`, at the end, and on Ctrl-C and the like, which `save` then passes on. `quiet` shows no bar and is
+    deaf to them: a worker's parent hears them.
     """
 
     def __init__(
@@ -42,7 +41,8 @@ class Keeper:
         self.figure = None if quiet else figure
         self._stop = Interrupt()
         self._hearing = contextlib.nullcontext() if quiet else self._stop
-        self._bar = tqdm(total=total, initial=done, disable=quiet, **{"unit": "step", "smoothing": 0.05, **bar})
+        options = {"unit": "step", "smoothing": 0.05, **bar}
+        self._bar = progress_bar(total=total, initial=min(done, total), disable=quiet, **options)
         self._saved = time.perf_counter()
 
     def __enter__(self) -> "Keeper":
@@ -63,8 +63,8 @@ class Keeper:
         self._bar.total = total
 
     def made(self, done: int) -> None:
-        """The loop has come to `done`."""
-        self._bar.update(done - self.done)
+        """The loop has come to `done`, which may be a little beyond the total."""
+        self._bar.update(min(done, self.total) - self._bar.n)
         self.done = done
 
     def row(self, told: str, **row: float) -> None:

@@ -19,8 +19,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from common.errors import BadInput, is_write_error, write_error_sentence
-from common.files import read_json, remove_stale_temporaries, write_json, write_text
+from common.errors import BadInput, is_limit, limit_sentence
+from common.files import read_record, remove_stale_temporaries, write_record, write_text
+from common.stopping import STOPS, end_with_parent
 
 POLL_SECONDS = 0.5  # how often a job that another command holds is looked at again
 
@@ -106,10 +107,12 @@ class Pool:
         ours, theirs = self._context.Pipe()
         arguments = (theirs, self._start, self._start_arguments)
         process = self._context.Process(target=_work, args=arguments, daemon=True)
-        # Born deaf to Ctrl-C, which would else interrupt its imports with a traceback.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Born deaf to Ctrl-C and the like, which would else interrupt its imports with a traceback.
+        deaf = [number for number in STOPS if number != signal.SIGTERM]
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in deaf}
         process.start()
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         theirs.close()
         return _Worker(process, ours)
 
@@ -142,7 +145,7 @@ class _Worker:
 
 def _work(connection: Connection, start: Callable[..., None], start_arguments: tuple) -> None:
     """The life of a worker process. Ctrl-C reaches the parent alone, which then ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     start(*start_arguments)
     while True:
         try:
@@ -162,13 +165,13 @@ def _run(job: Job, folder: Path) -> tuple[Answer, Any]:
     except Timeout:
         return Answer.HELD, None
     except OSError as error:  # a full or read-only disk shows first here
-        return Answer.STOP, write_error_sentence(error)
+        return Answer.STOP, limit_sentence(error)
     try:
         # Ask again under the lock: another command may have finished the job since.
         result = _stored(folder, job.key)
         if result is None:
             result = job.function(**job.arguments)
-            write_json(folder / f"{job.key}.json", result)
+            write_record(folder / f"{job.key}.json", result)
         error_file.unlink(missing_ok=True)
         # Safe only now: whoever still waits for the removed file finds the result as soon as it has the lock.
         with contextlib.suppress(OSError):
@@ -177,8 +180,8 @@ def _run(job: Job, folder: Path) -> tuple[Answer, Any]:
     except BadInput as error:
         return Answer.STOP, str(error)
     except Exception as error:  # the boundary between one run and the sweep: recorded, listed, tried again
-        if is_write_error(error) and isinstance(error, OSError):
-            return Answer.STOP, write_error_sentence(error)
+        if is_limit(error):
+            return Answer.STOP, limit_sentence(error)
         with contextlib.suppress(OSError):
             write_text(error_file, traceback.format_exc())
         return Answer.FAILED, f"{type(error).__name__}: {error}".splitlines()[0]
@@ -188,4 +191,4 @@ def _run(job: Job, folder: Path) -> tuple[Answer, Any]:
 
 def _stored(folder: Path, key: str) -> dict[str, Any] | None:
     path = folder / f"{key}.json"
-    return read_json(path) if path.exists() else None
+    return read_record(path) if path.exists() else None

@@ -28,7 +28,7 @@ NOT_IN_IDENTITY = frozenset({"preset", "device", "results_dir", "data_dir", "nam
 # The files of common/ that keep, tell and draw: whatever they do, the numbers are the same.
 BOOKKEEPING = frozenset(
     {"cli.py", "clock.py", "errors.py", "events.py", "files.py", "gallery.py", "keeping.py", "live.py", "overlay.py"}
-    | {"plots.py", "pool.py", "provenance.py", "record_keys.py", "run.py"}
+    | {"plots.py", "pool.py", "progress.py", "provenance.py", "record_keys.py", "run.py", "stopping.py"}
 )
 
 

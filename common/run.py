@@ -11,6 +11,7 @@ import math
 import multiprocessing
 import os
 import traceback
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,16 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from common.errors import BadInput
+from common.errors import BadInput, is_limit
 from common.files import (
     finite,
     load_checkpoint,
     plain,
     read_json,
+    read_record,
     remove_stale_temporaries,
     save_checkpoint,
-    write_json,
+    write_record,
     write_text,
 )
 from common.provenance import (
@@ -61,48 +63,71 @@ class Run:
         exclusive: bool = True,
         differs: Mapping[str, Any] | None = None,
         results: Path | None = None,
+        wait: bool = False,
     ):
         self.folder, self.results = Path(folder), results
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.folder / ".lock")
         if exclusive:
             try:
-                self._lock.acquire(timeout=0)
+                self._lock.acquire(timeout=1e9 if wait else 0)
             except Timeout:
                 raise BadInput(f"{self.folder} is in use by another process") from None
-        remove_stale_temporaries(self.folder)
-        self.config = json.loads(json.dumps(dict(config), default=plain))
-        self._columns: list[str] | None = None
-        config_file = self.folder / "config.json"
-        told = {"arguments": arguments, "differs": dict(differs or {}), "command": command_line()}
-        new = {"config": self.config, **told, **environment(device)}
-        with FileLock(self.folder / ".config.lock"):  # of two commands at once, the second sees the first one's file
-            if not config_file.exists():
-                write_json(config_file, new)
-            record = read_json(config_file)
-        if not isinstance(record, dict) or record.get("config") != self.config:
+        try:
+            remove_stale_temporaries(self.folder)
+            self.config = json.loads(json.dumps(dict(config), default=plain))
+            told = {"arguments": arguments, "differs": dict(differs or {}), "command": command_line()}
+            self.record = self._same_record({"config": self.config, **told, **environment(device)})
+        except BaseException:
             self._lock.release()
-            raise BadInput(f"{self.folder} holds a run of another configuration: choose another --name")
+            raise
+        self._columns: list[str] | None = None
+
+    def _same_record(self, new: dict[str, Any]) -> dict[str, Any]:
+        """config.json, which is written where it is missing; BadInput where it is of another configuration."""
+        file = self.folder / "config.json"
+        with FileLock(self.folder / ".config.lock"):  # of two commands at once, the second sees the first one's file
+            if not file.exists():
+                write_record(file, new)
+            record = read_record(file)
+        if record.get("config") != self.config:
+            other = ", ".join(differences(record.get("config"), self.config))
+            raise BadInput(f"{self.folder} holds a run of another configuration ({other}): choose another --name")
+        before, now = (about.get("versions") or {} for about in (record, new))
+        changed = [
+            f"{name} {before.get(name)}, now {now.get(name)}"
+            for name in ("torch", "numpy")
+            if before[name] != now[name]
+        ]
+        if changed and not (self.folder / "summary.json").exists() and multiprocessing.parent_process() is None:
+            print(f"NOTE: this run was begun with {'; '.join(changed)}: its last digits may depend on that")
+        return record
 
     def __enter__(self) -> "Run":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, BadInput | BrokenPipeError):
+        if isinstance(error, Exception) and not isinstance(error, BadInput | BrokenPipeError) and not is_limit(error):
             with contextlib.suppress(OSError):  # it may be the disk that failed
                 self.fail("".join(traceback.format_exception(error)))
         self.close()
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """The summary of a finished run, else None."""
+        """The summary of a finished run, else None; BadInput where it, or the table that it is of, is damaged."""
         path = self.folder / "summary.json"
-        return read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        summary = read_record(path)
+        _check_metrics(self.folder / "metrics.csv", summary.pop("metrics", None), "summary.json")
+        return summary
 
     def finish(self, **summary: Any) -> None:
         """Write summary.json, the mark of a finished run; `status` is ok unless given (diverged)."""
         (self.folder / "error.txt").unlink(missing_ok=True)
-        write_json(self.folder / "summary.json", {"status": "ok", **summary})
+        counted = _counted(self.folder / "metrics.csv")
+        more = {"metrics": counted} if counted else {}
+        write_record(self.folder / "summary.json", {"status": "ok", **summary, **more})
 
     def fail(self, error: str) -> None:
         """Keep the traceback of a crash. No summary is written, so the same command tries again."""
@@ -118,19 +143,32 @@ class Run:
         if list(row) != self._columns:
             raise ValueError(f"metrics.csv has the columns {self._columns}, this row {list(row)}")
         new = not path.exists() or path.stat().st_size == 0
-        with open(path, "a", encoding="utf-8") as file:
-            line = ",".join(repr(float(value)) if isinstance(value, float) else str(value) for value in row.values())
-            file.write((",".join(self._columns) + "\n" if new else "") + line + "\n")
+        line = ",".join(repr(float(value)) if isinstance(value, float) else str(value) for value in row.values())
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write((",".join(self._columns) + "\n" if new else "") + line + "\n")
+        except OSError as error:
+            error.filename = str(path)
+            raise
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Checkpoint: tensors, state dicts and plain numbers only, so that it loads with `weights_only=True`."""
-        save_checkpoint(self.folder / "checkpoint.pt", {"step": step, **state})
+        """Checkpoint: tensors, state dicts and plain numbers only, so that it loads with `weights_only=True`.
 
-    def resume(self) -> dict[str, Any] | None:
-        """The last checkpoint, on the CPU, or None. Rows that metrics.csv has beyond its step are dropped."""
+        The rows that it counts on are on the disk before it.
+        """
+        counted = _counted(self.folder / "metrics.csv", sync=True)
+        save_checkpoint(self.folder / "checkpoint.pt", {"step": step, "metrics": counted, **state})
+
+    def resume(self, needs: Iterable[str] = ()) -> dict[str, Any] | None:
+        """The last checkpoint, on the CPU, or None. Rows that metrics.csv has beyond its step are dropped.
+
+        BadInput for a checkpoint without the entries `needs`, and where metrics.csv lacks rows that it counts on.
+        """
         path = self.folder / "checkpoint.pt"
-        state = load_checkpoint(path) if path.exists() else None
+        state = load_checkpoint(path, ("step", *needs)) if path.exists() else None
         _cut_metrics(self.folder / "metrics.csv", state["step"] if state else -math.inf)
+        if state:
+            _check_metrics(self.folder / "metrics.csv", state.pop("metrics", None), "checkpoint.pt")
         return state
 
     def close(self) -> None:
@@ -150,6 +188,7 @@ def open_run(
     leave_out: Iterable[str] = (),
     exclusive: bool = True,
     presets: Mapping[str, Mapping[str, Any]] | None = None,
+    wait: bool = False,
     **more: Any,
 ) -> Run:
     """The folder of a run in `results/<project>/`, named by the task, the settings that differ, a hash and the seed.
@@ -157,8 +196,8 @@ def open_run(
     The hash, and config.json, hold all that changes the numbers: the fields of the dataclass `settings` but those of
     NOT_IN_IDENTITY and `leave_out`, the device, `more`, and the files whose code makes the numbers, which are `roots` and
     what they import. A folder with this hash and seed is this run's, whatever else its name says; `given.name` names
-    another. `given` is the command line as parsed with `presets`, which `--from-config` repeats. `results/latest` then
-    leads to the folder.
+    another. `given` is the command line as parsed with `presets`, which `--from-config` repeats. With `wait`, a folder that
+    another process holds is waited for. `results/latest` then leads to the folder.
     """
     excluded = {*NOT_IN_IDENTITY, *leave_out}
     kept = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
@@ -169,9 +208,11 @@ def open_run(
     tail = short_hash(identity) + (f"-s{settings.seed}" if hasattr(settings, "seed") else "")
     there = sorted(path for path in project_folder.glob(f"*-{tail}") if path.is_dir())
     folder = project_folder / (given.name or (there[0].name if there else run_name(task, differs, tail)))
+    if getattr(given, "from_config", None):
+        _tell_other_code(Path(given.from_config), identity)
     whole = multiprocessing.parent_process() is None  # a worker's runs are parts of its parent's
     results = project_folder.parent if whole else None
-    run = Run(folder, identity, device, dataclasses.asdict(given), exclusive, differs, results)
+    run = Run(folder, identity, device, dataclasses.asdict(given), exclusive, differs, results, wait)
     if whole:
         _lead_to(folder, project_folder.parent / "latest")
     return run
@@ -187,6 +228,14 @@ def _show_all(results: Path) -> None:
         print(f"the page of all runs cannot be written: {type(error).__name__}: {error}")
 
 
+def _tell_other_code(file: Path, identity: Mapping[str, Any]) -> None:
+    """Say which files have changed since the run whose config.json is repeated."""
+    before = read_json(file).get("config") or {}
+    changed = changed_sources(before.get("sources"), identity["sources"])
+    if changed:
+        print(f"NOTE: other code than that of {file}: {', '.join(changed[:8])}{', …' * (len(changed) > 8)}")
+
+
 def _lead_to(folder: Path, link: Path) -> None:
     """Make `link` a symbolic link to `folder`, in one step; nothing where the file system has none."""
     temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
@@ -200,10 +249,53 @@ def _lead_to(folder: Path, link: Path) -> None:
 
 
 def read_metrics(path: Path) -> dict[str, np.ndarray]:
-    """metrics.csv as one array per column."""
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {key: np.array([float(row[key]) for row in rows]) for key in (rows[0] if rows else {})}
+    """metrics.csv as one array per column; BadInput where it cannot be read as that."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return {key: np.array([float(row[key]) for row in rows]) for key in (rows[0] if rows else {})}
+    except (ValueError, TypeError, csv.Error):
+        raise BadInput(f"{path} is damaged: it is no table of numbers") from None
+
+
+def differences(before: Any, now: dict[str, Any]) -> list[str]:
+    """In a few words, where two configurations differ: `lr was 0.1, is 0.2`, `rl/net.py has changed`."""
+    before = before if isinstance(before, dict) else {}
+    found = []
+    for name in dict.fromkeys([*before, *now]):
+        old, new = before.get(name), now.get(name)
+        if old != new and name == "sources":
+            found += changed_sources(old, new)
+        elif old != new:
+            found.append("the code has changed" if name == "loop" else f"{name} was {old}, is {new}")
+    return found if len(found) <= 6 else [*found[:5], f"and {len(found) - 5} more"]
+
+
+def changed_sources(before: Any, now: Any) -> list[str]:
+    """`rl/net.py has changed` for each file; of an older record, which has one hash of all, only that they have."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return ["the code has changed"] if before != now else []
+    return [f"{file} has changed" for file in dict.fromkeys([*before, *now]) if before.get(file) != now.get(file)]
+
+
+def _counted(path: Path, sync: bool = False) -> str:
+    """`13 rows, crc32 89abcdef` of a table; with `sync`, once it is on the disk; "" where there is none."""
+    if not path.exists():
+        return ""
+    if sync:
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+    data = path.read_bytes()
+    return f"{data.count(10) - 1} rows, crc32 {zlib.crc32(data):08x}"
+
+
+def _check_metrics(path: Path, counted: str | None, by: str) -> None:
+    """BadInput where a table is not the one that `counted` is of. Older files count none."""
+    if counted and (now := _counted(path) or "is gone") != counted:
+        what = f"has {now}" if path.exists() else now
+        raise BadInput(
+            f"{path} is damaged: it {what}, where {by} counts {counted}; put it back, or delete the folder to begin again"
+        )
 
 
 def _header(path: Path) -> list[str] | None:
@@ -218,11 +310,15 @@ def _cut_metrics(path: Path, step: float) -> None:
     """Keep the whole lines of metrics.csv up to `step`: a resumed run appends the later ones again."""
     if not path.exists():
         return
-    lines: Iterable[str] = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    lines = [line for line in lines if line.endswith("\n")]
-    if not lines:
-        path.unlink()
-        return
-    column = lines[0].strip().split(",").index("step")
-    kept = [line for line in lines[1:] if float(line.split(",")[column]) <= step]
-    write_text(path, "".join([lines[0], *kept]))
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        if not lines:
+            path.unlink()
+            return
+        column = lines[0].strip().split(",").index("step")
+        kept = [line for line in lines[1:] if float(line.split(",")[column]) <= step]
+    except (ValueError, LookupError):  # UnicodeDecodeError is a ValueError
+        raise BadInput(f"{path} is damaged: put it back, or delete the folder to begin again") from None
+    text = "".join([lines[0], *kept])
+    if text.encode() != path.read_bytes():
+        write_text(path, text)

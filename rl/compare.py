@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from common.cli import figures, parse, run_main, shown
 from common.device import choose_device
 from common.errors import BadInput
 from common.pool import Job, Pool
+from common.progress import progress_bar
 from common.provenance import available_cores
 from common.run import open_run, read_metrics
 from rl_report.comparison_report import Results, report
@@ -100,7 +100,7 @@ def main() -> int:
         results: Results = {arm: [] for arm in arms_of(settings)}
         failed: list[str] = []
         reported = time.monotonic()
-        with Pool(min(workers, len(jobs)), start_worker) as pool, tqdm(total=len(jobs), unit="run") as bar:
+        with Pool(min(workers, len(jobs)), start_worker) as pool, progress_bar(total=len(jobs), unit="run") as bar:
             for end in pool.map(jobs, run.folder / "runs"):
                 bar.update()
                 arm, seed = planned[end.job.key]
@@ -113,6 +113,10 @@ def main() -> int:
                     reported = time.monotonic()
         if any(results.values()):
             print(f"\n{report(run.folder, results)}")
+        if anew := [run["folder"] for runs in results.values() for run in runs if run["summary"].get("begun_anew")]:
+            print(
+                f"NOTE: after a stop these began new episodes, and are not what they had been without: {', '.join(anew)}"
+            )
         for line in failed:
             print(f"failed: {line}")
         if failed:

@@ -31,7 +31,7 @@ from common.provenance import available_cores, latest_run, results_folder
 from policy_networks.actor_critic import ActorCritic
 from rl_settings.procgen_games import is_procgen, normalised_return
 from rl_settings.seed_purposes import EVALUATE, seeds
-from vector_environments.make_streams import make_streams
+from vector_environments.make_streams import make_streams, needs_module, no_time_limit
 from vector_environments.streams import Streams
 from vpg_learner.playing import AT_ONCE, interval, play
 from vpg_learner.running_statistics import ObservationScaler
@@ -45,6 +45,8 @@ class Config:
     """folder of a run of vpg.py; default: the latest"""
     results_dir: str | None = None
     """where the latest run is looked for; default: results/ in the repository"""
+    env: str | None = None
+    """the run's environment, where that is a `module:Id`: no module is imported that only a checkpoint names"""
     episodes: int = 100
     """of each kind, sampled and greedy; rounded up to as many of each environment"""
     seed: int = 0
@@ -66,8 +68,11 @@ class Trained:
     step: int
 
 
-def load_run(folder: Path) -> Trained:
-    """The policy that vpg.py left in `folder`; BadInput where there is none."""
+def load_run(folder: Path, named: str | None = None) -> Trained:
+    """The policy that vpg.py left in `folder`; BadInput where there is none.
+
+    An environment that stands in a module of its own is imported only where the user has `named` it.
+    """
     state = load_checkpoint(folder / "checkpoint.pt")
     try:
         arguments = state["arguments"]
@@ -76,6 +81,10 @@ def load_run(folder: Path) -> Trained:
         step, weights, scaling = int(state["step"]), state["model"], state["collector"].get("scaler")
     except (KeyError, TypeError, ValueError, AttributeError):
         raise BadInput(f"{folder / 'checkpoint.pt'} is not a checkpoint of rl/vpg.py") from None
+    if named not in (None, env):
+        raise BadInput(f"--env {named}: this run is of {env}")
+    if needs_module(env) and named is None:
+        raise BadInput(f"this run is of {env}, whose module would be imported: if you trust it, say --env {env}")
     streams = make_streams(env, 1)
     shape, actions = streams.encoder.shape, streams.action_space
     streams.close()
@@ -94,7 +103,7 @@ def load_run(folder: Path) -> Trained:
 def evaluate(trained: Trained, episodes: int, seed: int, greedy: bool, levels: int) -> dict[str, Any]:
     """Mean return, its interval, how many episodes that was, and for Procgen what else its figures need."""
     n = min(AT_ONCE, episodes)
-    streams = make_streams(trained.env, n, levels=levels)
+    streams = make_streams(trained.env, n, levels=levels, limited=True)
     own = seeds(seed, n, EVALUATE, int(greedy))
     returns, successes = (
         x.ravel() for x in play(trained.model, streams, trained.scaler, -(-episodes // n), own, greedy)
@@ -109,7 +118,7 @@ def evaluate(trained: Trained, episodes: int, seed: int, greedy: bool, levels: i
 
 def record(trained: Trained, seed: int, levels: int, path: Path) -> float:
     """Write one greedy episode to a GIF and give its return. Long ones are thinned out to GIF_FRAMES frames."""
-    streams: Streams = make_streams(trained.env, 1, render_mode="rgb_array", levels=levels)
+    streams: Streams = make_streams(trained.env, 1, render_mode="rgb_array", levels=levels, limited=True)
     frames: list[Image.Image] = []
     seen, every = 0, 1
 
@@ -153,13 +162,15 @@ def main() -> int:
     configure_cpu(1)
     torch.manual_seed(0)
     folder = Path(config.run) if config.run else latest_run(results_folder(config.results_dir, "rl"), "checkpoint.pt")
-    trained = load_run(folder)
+    trained = load_run(folder, config.env)
     if trained.model.image:
         configure_cpu(available_cores())
     if config.split == "test" and not is_procgen(trained.env):
         raise BadInput(f"--split test is for Procgen, whose levels are numbered, and this run is of {trained.env}")
     levels = 0 if config.split == "test" else trained.levels
     print(f"{shown(folder)}: {trained.env}, {trained.step:,} steps", file=sys.stderr)
+    if told := no_time_limit(trained.env):
+        print(f"NOTE: {told}", file=sys.stderr)
     result = {
         "env": trained.env,
         "step": trained.step,

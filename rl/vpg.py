@@ -29,6 +29,7 @@ import os
 
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
+import sys
 from pathlib import Path
 
 from common.cli import figures, parse, run_main, shown
@@ -37,6 +38,7 @@ from common.files import read_json
 from rl_report.learning_curve import learning_curve
 from rl_settings.vpg_settings import PRESETS, Config
 from training_runs.training_run import FIGURE, train_or_find
+from vector_environments.make_streams import needs_module
 
 
 def draw_again(folder: Path) -> int:
@@ -56,6 +58,8 @@ def main() -> int:
     given = parse(Config, PRESETS, description=__doc__ or "")
     if given.redraw:
         return draw_again(Path(given.redraw))
+    if given.from_config and needs_module(given.env) and given.env not in " ".join(sys.argv[1:]):
+        raise BadInput(f"{given.from_config} names the module of {given.env}: if you trust it, say --env {given.env}")
     summary, folder = train_or_find(given, learning_curve)
     print(f"{summary['headline']}\n{summary['train_seconds']:.1f} s of training; {shown(folder)}")
     if pictures := figures(folder, FIGURE):

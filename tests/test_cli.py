@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from common.cli import parse, run_main
 from common.device import choose_device
 from common.errors import BadInput
+from common.stopping import STOPS
 
 
 @dataclass(frozen=True)
@@ -234,9 +235,85 @@ def test_results_that_cannot_be_stored_are_one_sentence_and_code_2(capsys, code)
     assert end_of(raiser(error), capsys) == (2, f"error: cannot write results/a.csv: {os.strerror(code)}\n")
 
 
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            OSError(errno.EMFILE, "Too many open files", "a.csv"),
+            "too many open files at a.csv: raise the limit with `ulimit",
+        ),
+        (
+            OSError(errno.ENFILE, "Too many open files"),
+            "too many open files: raise the limit with `ulimit -n 4096`, or",
+        ),
+        (
+            OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300),
+            "is too long for this file system: choose a shorter",
+        ),
+        (MemoryError(), "not enough memory: an allocation failed"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "not enough memory: [Errno 12]"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 8"),
+            "not enough memory: [enforce fail]",
+        ),
+    ],
+)
+def test_what_the_machine_refuses_is_one_sentence_and_code_2(capsys, error, sentence):
+    code, told = end_of(raiser(error), capsys)
+    assert code == 2
+    assert told.startswith("error: ")
+    assert sentence in told
+    assert told.count("\n") == 1
+
+
+def test_a_file_that_cannot_be_read_is_not_said_to_be_unwritable(capsys, monkeypatch, tmp_path):
+    (tmp_path / "a.txt").touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)  # root may read everything
+    error = OSError(errno.EACCES, "Permission denied", str(tmp_path / "a.txt"))
+    assert end_of(raiser(error), capsys) == (2, f"error: cannot read {tmp_path / 'a.txt'}: Permission denied\n")
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_every_stop_is_the_same_outside_a_loop(number):
+    body = f"os.kill(os.getpid(), {int(number)}) or time.sleep(9)"
+    code = f"import os, time; from common.cli import run_main; run_main(lambda: {body})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 130
+    assert run.stderr.startswith("\nstopped; what is finished is saved. To go on: python")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_are_no_failure(closed):
+    code = "from common.cli import run_main; run_main(lambda: print('done'))"
+    run = subprocess.run(
+        f"{sys.executable} -c {shlex.quote(code)} {closed}", shell=True, capture_output=True, text=True
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_a_log_on_a_full_disk_is_one_sentence():
+    code = "from common.cli import run_main; run_main(lambda: print('done'))"
+    run = subprocess.run(
+        f"{sys.executable} -c {shlex.quote(code)} > /dev/full", shell=True, capture_output=True, text=True
+    )
+    assert (run.returncode, run.stderr) == (2, "error: cannot write the output: No space left on device\n")
+
+
+def test_a_script_of_another_checkout_is_refused(tmp_path, capsys, monkeypatch):
+    """A second clone would silently run on the first one's `common`, and record its commit."""
+    for file in ("common/provenance.py", "rl/vpg.py"):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).touch()
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "rl" / "vpg.py")])
+    code, told = end_of(raiser(AssertionError("it must not begin")), capsys)
+    assert code == 2
+    assert "installed from another checkout" in told
+
+
 def test_a_full_disk_without_a_file_name_is_one_sentence_too(capsys):
     error = OSError(errno.ENOSPC, "No space left on device")
-    assert end_of(raiser(error), capsys) == (2, "error: cannot write the results: No space left on device\n")
+    assert end_of(raiser(error), capsys) == (2, "error: cannot write the output: No space left on device\n")
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), FileNotFoundError(errno.ENOENT, "a bug", "x")])

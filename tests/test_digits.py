@@ -155,6 +155,31 @@ def test_prepared_folder_is_shared_and_complete(tmp_path, monkeypatch):
     assert not np.array_equal(opened.copies[0], mnist.pool_images)  # every training image is a transformed one
 
 
+@pytest.mark.parametrize("name", ["test_images.npy", "pool_labels.npy", "copy_000.npy"])
+@pytest.mark.parametrize("how", ["one bit", "half", "half of zeros", "gone", "no checksum"])
+def test_a_damaged_array_is_written_again(tmp_path, monkeypatch, name, how):
+    """A flipped bit of the test images would change every loss, and nobody would know."""
+    monkeypatch.setenv("REPLICATIONS_CACHE", str(tmp_path / "cache"))
+    mnist = load_mnist(write_mnist(tmp_path / "data"))
+    folder = digits.prepare(mnist)
+    digits.make_copy(str(folder), 0)
+    path = folder / name
+    whole = path.read_bytes()
+    half = len(whole) // 2
+    if how == "gone":
+        path.unlink()
+    elif how == "no checksum":
+        digits.checksum_file(path).unlink()
+    else:
+        kept = {"one bit": whole[:half] + bytes([whole[half] ^ 4]) + whole[half + 1 :], "half": whole[:half]}
+        path.write_bytes(kept.get(how, whole[:half] + bytes(len(whole) - half)))
+    assert not digits.is_whole(path)
+    digits.prepare(mnist)
+    digits.make_copy(str(folder), 0)
+    assert digits.is_whole(path)
+    assert path.read_bytes() == whole
+
+
 def test_normalise():
     images = torch.tensor([[0, 255]], dtype=torch.uint8)
     assert digits.normalise(images).tolist() == [pytest.approx([-33.3 / 78.6, (255 - 33.3) / 78.6])]

@@ -7,18 +7,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from common.errors import BadInput, is_write_error
+from common.errors import BadInput, is_limit
 from common.files import (
     atomic_save,
     load_checkpoint,
     read_json,
+    read_record,
     remove_stale_temporaries,
     save_checkpoint,
+    this_host,
     write_csv,
     write_json,
+    write_record,
 )
 
 # ---------------------------------------------------------------- atomic files
@@ -57,7 +61,7 @@ def test_a_full_disk_is_loud_and_the_old_checkpoint_still_loads(tmp_path, monkey
     monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as failure:
         save_checkpoint(path, {"step": 2, "weights": torch.zeros(3)})
-    assert is_write_error(failure.value)
+    assert is_limit(failure.value)
     assert load_checkpoint(path)["weights"].tolist() == [1, 1, 1]
     assert os.listdir(tmp_path) == ["checkpoint.pt"]
 
@@ -104,7 +108,12 @@ def test_a_kill_never_leaves_a_torn_file_and_what_it_leaves_is_swept(tmp_path):
     left = set(os.listdir(folder)) - {"a.bin"}
     assert left, "some of the twelve kills must have hit a write"
     assert all(name.startswith(".a.bin.") and name.endswith(".tmp") for name in left)
-    living = {f".a.bin.{os.getpid()}.tmp", f".a.bin.{os.getppid()}.tmp", ".notes.tmp", "other.1.tmp"}
+    host = this_host()
+    assert all(name.split(".")[-3] == host for name in left)
+    dead = next(iter(left)).split(".")[-2]
+    others = {f".a.bin.0123abcd.{dead}.tmp", f".a.bin.{dead}.tmp"}  # of another machine, of who knows whom
+    ours = {f".a.bin.{host}.{pid}.tmp" for pid in (os.getpid(), os.getppid())}
+    living = {*ours, *others, ".notes.tmp", ".tmp", "other.1.tmp"}
     for name in living:
         (folder / name).touch()
     remove_stale_temporaries(folder)
@@ -130,6 +139,38 @@ def test_json_round_trip_of_numpy_and_paths(tmp_path):
     array = torch.arange(3).numpy()
     write_json(tmp_path / "a.json", {"array": array, "scalar": array[2], "path": Path("x") / "y"})
     assert read_json(tmp_path / "a.json") == {"array": [0, 1, 2], "scalar": 2, "path": "x/y"}
+
+
+RECORD = {"loss": 1.25, "steps": 400, "name": "né", "rows": [1, 2.5e-9, None], "nested": {"a": {"b": True}}}
+
+
+def test_a_record_comes_back_without_its_checksum(tmp_path):
+    write_record(tmp_path / "a.json", {**RECORD, "path": Path("x")})
+    assert read_record(tmp_path / "a.json") == {**RECORD, "path": "x"}
+    assert set(read_json(tmp_path / "a.json")) == {*RECORD, "path", "crc32"}
+
+
+def test_no_flipped_bit_of_a_record_goes_unseen(tmp_path):
+    """It reads as before (a flipped blank, say) or it is refused: never as something else."""
+    path = tmp_path / "a.json"
+    write_record(path, RECORD)
+    whole = path.read_bytes()
+    refused = 0
+    for place in range(len(whole)):
+        for bit in range(8):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+            try:
+                assert read_record(path) == RECORD
+            except BadInput:
+                refused += 1
+    assert refused > 0.9 * 8 * len(whole)
+
+
+@pytest.mark.parametrize("content", ["[1]", "{}", "3", "null", '{"a": 1}'])
+def test_what_is_no_record_is_damaged(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(BadInput, match=r"a\.json is damaged: delete it and run the command again"):
+        read_record(tmp_path / "a.json")
 
 
 def test_csv_has_the_columns_of_all_rows_in_order_of_appearance(tmp_path):
@@ -177,6 +218,37 @@ def test_a_truncated_checkpoint_is_bad_input_wherever_it_ends(tmp_path):
             outcome = type(error).__name__
         outcomes.setdefault(outcome, []).append(size)
     assert list(outcomes) == ["BadInput"], {outcome: (sizes[0], sizes[-1]) for outcome, sizes in outcomes.items()}
+
+
+def test_no_flipped_bit_of_a_checkpoint_goes_unseen(tmp_path):
+    """PyTorch loads nearly all of these without a word."""
+    path = tmp_path / "checkpoint.pt"
+    state = {
+        "step": 7,
+        "weights": torch.randn(50, generator=torch.Generator().manual_seed(0)),
+        "optimizer": {"lr": 0.1},
+    }
+    save_checkpoint(path, state)
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    refused = 0
+    for place in random.integers(0, len(whole), 300):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << int(random.integers(8))]) + whole[place + 1 :])
+        try:
+            found = load_checkpoint(path)
+        except BadInput:
+            refused += 1
+        else:  # a bit that nobody reads: padding, or a date
+            assert found["step"] == 7
+            assert torch.equal(found["weights"], state["weights"])
+            assert found["optimizer"] == {"lr": 0.1}
+    assert refused > 150
+
+
+def test_a_checkpoint_of_another_version_names_what_it_lacks(tmp_path):
+    save_checkpoint(tmp_path / "checkpoint.pt", {"step": 1})
+    with pytest.raises(BadInput, match=r"another version of this project: it has no model, optimizer$"):
+        load_checkpoint(tmp_path / "checkpoint.pt", ("step", "model", "optimizer"))
 
 
 @pytest.mark.parametrize(

@@ -92,3 +92,11 @@ def test_a_worker_leaves_ctrl_c_to_its_parent(run):
     before = signal.getsignal(signal.SIGINT)
     with Keeper(run, 10, dict, quiet=True):
         assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_loop_that_ends_a_little_beyond_its_total_keeps_its_bar(run):
+    with Keeper(run, 10, dict) as keep:
+        keep.made(8)
+        keep.made(12)
+        assert keep.done == 12
+        assert keep._bar.n == 10

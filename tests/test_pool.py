@@ -15,7 +15,7 @@ from filelock import FileLock
 import common.pool
 import pool_jobs
 from common.errors import BadInput
-from common.files import read_json
+from common.files import read_record, write_record
 from common.pool import Finished, Job, Pool
 from pool_jobs import die_while, fail_while, fill_the_disk, gated_jobs, refuse, square, wait_for
 
@@ -57,12 +57,11 @@ def test_every_job_has_its_result_in_memory_and_on_the_disk(folder, calls):
     }
     assert all(finished.error is None for finished in done.values())
     assert sorted(os.listdir(folder)) == [f"{key}.json" for key in "abcde"]
-    assert read_json(folder / "e.json") == {"square": 16}
+    assert read_record(folder / "e.json") == {"square": 16}
 
 
 def test_finished_jobs_are_not_run_again_and_come_first(folder, calls):
-    folder.mkdir()
-    (folder / "c.json").write_text('{"square": 0.5}')
+    write_record(folder / "c.json", {"square": 0.5})
     done = run_jobs(squares(calls, "abc"), folder)
     assert next(iter(done)) == "c"
     assert done["c"].result == {"square": 0.5}
@@ -151,6 +150,15 @@ def test_a_folder_where_no_lock_can_be_made_stops_everything(folder, calls):
     assert counts(calls) == {}
 
 
+@pytest.mark.parametrize("content", ["{}", "[1]", '{"square": 8}', '{"square": 7, "crc32": "00000000"}', "{"])
+def test_a_damaged_result_is_one_sentence_and_no_job_is_run(folder, calls, content):
+    folder.mkdir()
+    (folder / "a.json").write_text(content)
+    with pytest.raises(BadInput, match=r"a\.json is .*: delete it and run the command again"):
+        run_jobs(squares(calls, "a"), folder)
+    assert counts(calls) == {}
+
+
 # ---------------------------------------------------------------- several commands on one folder
 
 
@@ -166,7 +174,7 @@ def test_two_commands_on_one_folder_run_each_job_once_and_both_get_all(folder, c
 
 @pytest.mark.parametrize("whole_group", [True, False], ids=["all of it", "but not its worker"])
 def test_the_next_command_finishes_what_a_killed_one_left(tmp_path, folder, calls, whole_group):
-    """A worker that outlives its command still holds the claim: it ends its job, and nobody runs it a second time."""
+    """A worker whose command was killed ends with it, since nobody would read what it finds, and frees its claim."""
     gate = tmp_path / "gate"
     first = command("map_gated", folder, calls, gate)
     try:
@@ -176,12 +184,13 @@ def test_the_next_command_finishes_what_a_killed_one_left(tmp_path, folder, call
         first.wait()
     assert os.listdir(folder).count("a.json") == 1
     assert "b.json" not in os.listdir(folder)
+    FileLock(folder / "b.lock").acquire(timeout=30).lock.release()  # its worker is gone too, while the gate is shut
     gate.touch()
     done = run_jobs(gated_jobs(calls, gate), folder)
     assert {key: finished.result for key, finished in done.items()} == {
         k: {"square": n * n} for n, k in enumerate("abc")
     }
-    assert counts(calls) == {"a": 1, "b": 2 if whole_group else 1, "c": 1}
+    assert counts(calls) == {"a": 1, "b": 2, "c": 1}
     assert sorted(os.listdir(folder)) == ["a.json", "b.json", "c.json"]
     assert first.stdout is not None
     first.stdout.close()
@@ -202,8 +211,7 @@ def test_ctrl_c_ends_the_workers_and_keeps_what_is_finished(tmp_path, folder, ca
 
 def test_a_result_that_another_command_stores_first_is_taken_from_the_disk(folder, calls):
     """The claim was free again, but only because the other command had finished: look again under the lock."""
-    folder.mkdir()
-    (folder / "a.json").write_text('{"square": 7}')
+    write_record(folder / "a.json", {"square": 7})
     assert common.pool._run(squares(calls, "a")[0], folder) == (common.pool.Answer.DONE, {"square": 7})
     assert counts(calls) == {}
 

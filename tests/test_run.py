@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,8 @@ import pytest
 import torch
 
 from common.errors import BadInput
-from common.files import (
-    load_checkpoint,
-    read_json,
-)
-from common.run import Run, read_metrics
+from common.files import load_checkpoint, read_json, read_record, write_record
+from common.run import Run, changed_sources, differences, read_metrics
 
 
 def open_run(folder: Path, exclusive: bool = True, **config: Any) -> Run:
@@ -40,6 +38,7 @@ def test_config_json_tells_how_to_repeat_the_run(tmp_path):
     Run(tmp_path, {"lr": 0.1, "widths": (1, 2)}, "cpu", arguments={"preset": "quick"}).close()
     record = read_json(tmp_path / "config.json")
     assert record["config"] == {"lr": 0.1, "widths": [1, 2]}
+    assert record["differs"] == {}
     assert record["arguments"] == {"preset": "quick"}
     assert record["device"] == "cpu"
     assert record["versions"]["torch"]
@@ -94,6 +93,17 @@ def test_a_folder_in_use_is_refused_and_a_killed_owner_frees_it(tmp_path):
         holder.kill()
         holder.communicate()
     open_run(folder, lr=0.1).close()
+
+
+def test_a_folder_in_use_can_be_waited_for(tmp_path):
+    script = tmp_path / "holder.py"
+    script.write_text(HOLDER)
+    with python(script, tmp_path / "run") as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "ready\n"
+        threading.Timer(0.3, holder.kill).start()
+        Run(tmp_path / "run", {"lr": 0.1}, "cpu", wait=True).close()
+        assert holder.wait(1) != 0
 
 
 def test_summary_marks_a_finished_run_and_clears_the_error_of_an_earlier_try(tmp_path):
@@ -168,16 +178,17 @@ def test_a_first_row_without_a_step_is_refused(tmp_path):
 
 def metrics_after_resume(folder: Path, content: str, checkpoint_step: int | None) -> str | None:
     run = open_run(folder, exclusive=False)
-    (folder / "metrics.csv").write_text(content)
     if checkpoint_step is not None:
+        (folder / "metrics.csv").write_text(content[: content.index("0.3,3")])  # as it was then
         run.save(checkpoint_step, {"weights": torch.ones(1)})
+    (folder / "metrics.csv").write_text(content)
     state = run.resume()
     assert (state and state["step"]) == checkpoint_step
     return (folder / "metrics.csv").read_text() if (folder / "metrics.csv").exists() else None
 
 
 def test_resume_drops_rows_beyond_the_checkpoint_and_an_unfinished_line(tmp_path):
-    content = "loss,step\n0.5,1\n0.4,2\n0.3,3\n0.2,1"
+    content = "loss,step\n0.5,1\n0.4,2\n0.3,3\n0.2,4\n0.1"
     assert metrics_after_resume(tmp_path, content, 2) == "loss,step\n0.5,1\n0.4,2\n"
 
 
@@ -191,6 +202,115 @@ def test_resume_drops_an_unfinished_header(tmp_path):
 
 def test_resume_of_a_fresh_folder_is_none(tmp_path):
     assert open_run(tmp_path, exclusive=False).resume() is None
+
+
+# ---------------------------------------------------------------- damage
+
+
+@pytest.fixture
+def half_done(tmp_path):
+    """A run that was stopped after five rows."""
+    with open_run(tmp_path) as run:
+        for step in range(1, 6):
+            run.log(step=step, loss=1 / step)
+        run.save(5, {"weights": torch.ones(1)})
+    return tmp_path
+
+
+def damage(path: Path, how: str) -> None:
+    data = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(
+            {
+                "empty": b"",
+                "half": data[: len(data) // 2],
+                "bit": data[:-3] + b"9" + data[-2:],
+                "not UTF-8": b"\xff" + data,
+            }[how]
+        )
+
+
+DAMAGES = ["gone", "empty", "half", "bit", "not UTF-8"]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_rows_that_a_checkpoint_counts_on_are_missed(half_done, how):
+    damage(half_done / "metrics.csv", how)
+    with (
+        open_run(half_done) as run,
+        pytest.raises(BadInput, match=r"metrics\.csv is damaged.* put it back, or delete the"),
+    ):
+        run.resume()
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_rows_of_a_finished_run_are_missed(half_done, how):
+    with open_run(half_done) as run:
+        run.finish(loss=0.2)
+        assert run.summary == {"status": "ok", "loss": 0.2}
+        damage(half_done / "metrics.csv", how)
+        with pytest.raises(BadInput, match=r"metrics\.csv is damaged"):
+            _ = run.summary
+
+
+@pytest.mark.parametrize(
+    "content", ["[1]", "{", "{}", '{"status": "ok", "loss": 0.3}', '{"status": "ok", "loss": 0.2, "crc32": "0"}']
+)
+def test_a_damaged_summary_is_one_sentence(half_done, content):
+    with open_run(half_done) as run:
+        (half_done / "summary.json").write_text(content)
+        with pytest.raises(BadInput, match=r"summary\.json is .*: delete it and run the command again"):
+            _ = run.summary
+
+
+def test_a_table_that_is_none_is_one_sentence(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,loss\n1,x\n")
+    with pytest.raises(BadInput, match="no table of numbers"):
+        read_metrics(tmp_path / "metrics.csv")
+
+
+# ---------------------------------------------------------------- identity
+
+
+def test_another_configuration_says_what_differs(tmp_path):
+    open_run(tmp_path, lr=0.1, sources={"a.py": "1", "b.py": "2"}, loop="x").close()
+    with pytest.raises(BadInput, match=r"configuration \(lr was 0.1, is 0.2, b.py has changed, the code has changed\)"):
+        open_run(tmp_path, lr=0.2, sources={"a.py": "1", "b.py": "3"}, loop="y")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        ({"a": 1}, {"a": 1}, []),
+        ({"a": 1}, {"b": 2}, ["a was 1, is None", "b was None, is 2"]),
+        ({"sources": "0123"}, {"sources": {"a.py": "1"}}, ["the code has changed"]),
+        ({"sources": {"a.py": "1"}}, {"sources": {"b.py": "1"}}, ["a.py has changed", "b.py has changed"]),
+        ([1], {"a": 1}, ["a was None, is 1"]),
+        ({}, {str(n): n for n in range(9)}, [*(f"{n} was None, is {n}" for n in range(5)), "and 4 more"]),
+    ],
+)
+def test_differences_are_told_in_a_few_words(before, now, told):
+    assert differences(before, now) == told
+
+
+def test_code_is_compared_file_by_file_where_the_record_has_that():
+    assert changed_sources({"a.py": "1"}, {"a.py": "1"}) == []
+    assert changed_sources(None, {"a.py": "1"}) == ["the code has changed"]
+
+
+def test_a_run_that_goes_on_under_other_versions_says_so(half_done, capsys):
+    record = read_record(half_done / "config.json")
+    open_run(half_done).close()
+    assert capsys.readouterr().out == ""
+    now = record["versions"]["torch"]
+    record["versions"] |= {"torch": "2.0.0"}
+    write_record(half_done / "config.json", record)
+    open_run(half_done).close()
+    assert capsys.readouterr().out == (
+        f"NOTE: this run was begun with torch 2.0.0, now {now}: its last digits may depend on that\n"
+    )
 
 
 # ---------------------------------------------------------------- kill and resume

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from common.files import finite
 from rl_settings.procgen_games import is_procgen, normalised_return
 from rl_settings.seed_purposes import DURING, FINAL, GREEDY
 from vpg_learner.playing import interval
@@ -28,7 +29,10 @@ def on_the_way(trainer: Trainer, due: bool) -> dict[str, float]:
 
 
 def final_numbers(trainer: Trainer) -> dict[str, Any]:
-    """The evaluations at the end: the policy as it is, and greedy; in Procgen also on levels that were not trained on."""
+    """The evaluations at the end: the policy as it is, and greedy; in Procgen also on levels that were not trained on.
+
+    None for the interval of a single episode.
+    """
     episodes, env = trainer.settings.final_episodes, trainer.settings.env
     (sampled, success), (greedy, _) = trainer.evaluate(episodes, False, FINAL), trainer.evaluate(episodes, True, GREEDY)
     low, high = interval(sampled)
@@ -40,10 +44,10 @@ def final_numbers(trainer: Trainer) -> dict[str, Any]:
         "eval_episodes": len(sampled),
     }
     if not is_procgen(env):
-        return found
+        return finite(found)
     test, test_success = trainer.evaluate(episodes, False, FINAL, test_levels=True)
     low, high = interval(test)
-    return found | {
+    more = {
         "eval_success": float(success.mean()),
         "eval_return_normalised": normalised_return(env, float(sampled.mean())),
         "test_return_mean": float(test.mean()),
@@ -52,6 +56,7 @@ def final_numbers(trainer: Trainer) -> dict[str, Any]:
         "test_success": float(test_success.mean()),
         "test_return_normalised": normalised_return(env, float(test.mean())),
     }
+    return finite(found | more)
 
 
 def crossed(before: int, after: int, every: int) -> bool:

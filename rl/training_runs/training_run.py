@@ -31,7 +31,7 @@ from rl_settings.procgen_games import is_procgen
 from rl_settings.vpg_settings import PRESETS, Config, Settings, check_meaning, resolve
 from training_runs.evaluations import crossed, final_numbers, on_the_way
 from training_runs.shorter_run import begin_with_shorter
-from vector_environments.make_streams import make_streams
+from vector_environments.make_streams import make_streams, no_time_limit
 from vector_environments.procgen_engine import backend
 from vpg_learner.vpg_trainer import Trainer, new_networks
 
@@ -48,7 +48,9 @@ Draw = Callable[[Path, str, dict[str, Any] | None], None]
 def train(run: Run, trainer: Trainer, figure: LiveFigure, quiet: bool = False) -> bool:
     """All updates that are not yet made; True if it diverged (a policy or a value that is no finite number)."""
     settings = trainer.settings
-    if state := run.resume():
+    if state := run.resume(
+        ("model", "optimizer", "value_optimizer", "collector", "random", "environments", "begun_anew")
+    ):
         exact = trainer.load(state)
         if not quiet:
             print(f"going on at step {trainer.step:,}" + ("" if exact else ", with new episodes"))
@@ -89,7 +91,9 @@ def train_or_find(given: Config, draw: Draw, quiet: bool = False) -> tuple[dict[
         keep_freed_memory()
     device, reason = choose_device(given.device, tiny=not model.image)
     say(f"device: {device} ({reason})")
-    with open_folder(settings, given, device, model.image) as run:
+    if told := no_time_limit(settings.env):
+        say(f"NOTE: {told}")
+    with open_folder(settings, given, device, model.image, wait=quiet) as run:
         if run.summary:
             say("already done")
             if not (run.folder / FIGURE).exists() and (run.folder / "metrics.csv").exists():
@@ -122,6 +126,7 @@ def train_or_find(given: Config, draw: Draw, quiet: bool = False) -> tuple[dict[
             "total_seconds": time.perf_counter() - started,
             "steps_per_second": trainer.step / trainer.seconds,
             "n_params": n_params,
+            **({"begun_anew": trainer.begun_anew} if trainer.begun_anew else {}),
         }
         summary["headline"] = headline(settings, summary)
         run.finish(**summary)
@@ -135,11 +140,19 @@ def headline(settings: Settings, summary: dict[str, Any]) -> str:
     what = f"{settings.env}, {method_name(settings.algo, settings.minibatches, settings.baseline)}"
     if summary["status"] != "ok":
         return f"{what}: diverged after {summary['steps']:,} steps; try --lr below {settings.lr:g}"
+    low, high = summary["eval_return_lo95"], summary["eval_return_hi95"]
+    interval = "" if low is None else f" [{return_words(low)}, {return_words(high)}]"
+    episodes = summary["eval_episodes"]
     return (
-        f"{what}: return {summary['eval_return_mean']:.1f} "
-        f"[{summary['eval_return_lo95']:.1f}, {summary['eval_return_hi95']:.1f}] over {summary['eval_episodes']} episodes, "
-        f"greedy {summary['eval_return_greedy_mean']:.1f}, after {summary['steps']:,} steps (n = 1 run)"
+        f"{what}: return {return_words(summary['eval_return_mean'])}{interval} over {episodes} "
+        f"{'episodes' if episodes > 1 else 'episode'}, greedy {return_words(summary['eval_return_greedy_mean'])}, "
+        f"after {summary['steps']:,} steps (n = 1 run)"
     )
+
+
+def return_words(value: float) -> str:
+    """A return with one decimal, or where that would say nothing with three digits: 0.0000082 is not 0.0."""
+    return f"{value:.1f}" if value == 0 or abs(value) >= 10 else f"{value:.3g}"
 
 
 def probe(settings: Settings) -> tuple[ActorCritic, bool]:
@@ -161,14 +174,17 @@ def plan(settings: Settings) -> str:
     )
 
 
-def open_folder(settings: Settings, given: Config, device: torch.device, image: bool) -> Run:
-    """The run folder, whose name and config.json depend on all that changes the numbers."""
+def open_folder(settings: Settings, given: Config, device: torch.device, image: bool, wait: bool = False) -> Run:
+    """The run folder, whose name and config.json depend on all that changes the numbers.
+
+    With `wait`, a folder in which another command trains the same run is waited for: then that is done.
+    """
     more: dict[str, Any] = {"loop": LOOP}
     if image:  # sums over another number of threads, or in another precision, are not the same to the bit
         more |= {"threads": torch.get_num_threads(), "dtype": str(compute_dtype(device)[0])}
     if is_procgen(settings.env):  # the two draw other levels from one seed
         more["backend"] = backend()
-    return open_run("rl", settings.env, settings, given, device.type, ROOTS, presets=PRESETS, **more)
+    return open_run("rl", settings.env, settings, given, device.type, ROOTS, presets=PRESETS, wait=wait, **more)
 
 
 def start_worker() -> None:

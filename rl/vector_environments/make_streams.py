@@ -4,6 +4,7 @@ import math
 import multiprocessing
 import signal
 import time
+import warnings
 from typing import Any
 
 import gymnasium
@@ -13,35 +14,40 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from common.errors import BadInput
 from common.provenance import available_cores
+from common.stopping import STOPS
 from rl_settings.procgen_games import is_procgen
 from vector_environments.procgen_engine import make_procgen
 from vector_environments.streams import Streams
 
 PROBE_SECONDS = 0.3  # of stepping, to find out whether processes of their own pay for the environments
+EPISODE_LIMIT = 10_000  # steps of an evaluation's episode, where the environment has no limit of its own
 SLOW_STEP_SECONDS = 300e-6  # per environment; below it the pipes of AsyncVectorEnv cost more than the second core gives
 
 
-def make_streams(env_id: str, n: int, render_mode: str | None = None, levels: int = 0) -> Streams:
+def make_streams(
+    env_id: str, n: int, render_mode: str | None = None, levels: int = 0, limited: bool = False
+) -> Streams:
     """`n` copies of a Gymnasium environment, also `module:Id`, or of a Procgen game with that many levels (0: all).
 
     The environment's own vectorised version where it has one; else one after the other in this process, or in processes
-    of their own where that was measured to be faster. The numbers do not depend on which. BadInput for one that is unknown
-    or cannot be made.
+    of their own where that was measured to be faster. The numbers do not depend on which. `limited`, for evaluations: an
+    environment that has no time limit gets one of EPISODE_LIMIT steps. BadInput for one that is unknown or cannot be made.
     """
     if is_procgen(env_id):
         return Streams(make_procgen(env_id, n, levels, render_mode is not None))
     spec = find_spec(env_id)
+    limit = EPISODE_LIMIT if limited and spec.max_episode_steps is None else None
     try:
-        if spec.vector_entry_point is not None and render_mode is None:
+        if spec.vector_entry_point is not None and render_mode is None and limit is None:
             envs: VectorEnv = gymnasium.make_vec(env_id, num_envs=n, vectorization_mode="vector_entry_point")
             streams = Streams(envs)
         else:
-            streams = Streams(sync(env_id, n, render_mode))
+            streams = Streams(sync(env_id, n, render_mode, limit))
         check_actions(streams.action_space)
         # A worker of compare.py may not start processes; the others' cores are busy with its siblings anyway.
         spare = n > 1 and available_cores() > 1 and not multiprocessing.current_process().daemon
         if spare and render_mode is None and not streams.simple and step_seconds(streams) > SLOW_STEP_SECONDS:
-            streams = faster(streams, Streams(asynchronous(env_id, n)))
+            streams = faster(streams, Streams(asynchronous(env_id, n, limit)))
     except gymnasium.error.DependencyNotInstalled as error:
         raise BadInput(f"--env {env_id} needs a package that is not installed: {_line(error)}") from None
     except (gymnasium.error.Error, TypeError, ImportError, AttributeError, ValueError) as error:
@@ -52,9 +58,13 @@ def make_streams(env_id: str, n: int, render_mode: str | None = None, levels: in
 def find_spec(env_id: str) -> Any:
     """Gymnasium's registration of an environment; BadInput where there is none."""
     try:
-        spec = gymnasium.envs.registration._find_spec(env_id)  # pyright: ignore  # the public ones do not import module:
+        with warnings.catch_warnings():  # of an id without a version, which is refused below
+            warnings.simplefilter("ignore")
+            spec = gymnasium.envs.registration._find_spec(env_id)  # pyright: ignore  # the public ones import no module:
     except (gymnasium.error.Error, ImportError, ValueError, TypeError, SyntaxError) as error:
         raise BadInput(f"--env {env_id} is unknown: {_line(error)}") from None
+    if spec.id != env_id.rpartition(":")[2]:
+        raise BadInput(f"--env {env_id} is unknown: did you mean {spec.id}?")
     if spec.entry_point is None and spec.vector_entry_point is None:
         raise BadInput(f"--env {env_id} has no entry point")
     return spec
@@ -64,28 +74,42 @@ def find_spec(env_id: str) -> Any:
 # from an environment that hands out one array again and again.
 
 
-def sync(env_id: str, n: int, render_mode: str | None = None) -> SyncVectorEnv:
+def sync(env_id: str, n: int, render_mode: str | None = None, limit: int | None = None) -> SyncVectorEnv:
     """`n` environments in this process."""
-    return SyncVectorEnv([_maker(env_id, render_mode)] * n, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+    return SyncVectorEnv([_maker(env_id, render_mode, limit)] * n, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
 
 
-def asynchronous(env_id: str, n: int) -> AsyncVectorEnv:
+def asynchronous(env_id: str, n: int, limit: int | None = None) -> AsyncVectorEnv:
     """`n` environments in processes of their own, which are born deaf to Ctrl-C: this process hears it."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOPS if number != signal.SIGTERM}
     try:
-        return AsyncVectorEnv([_maker(env_id)] * n, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+        return AsyncVectorEnv([_maker(env_id, None, limit)] * n, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _maker(env_id: str, render_mode: str | None = None) -> Any:
+def _maker(env_id: str, render_mode: str | None, limit: int | None) -> Any:
     # An environment without pictures need not know the argument.
     options: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    options |= {} if limit is None else {"max_episode_steps": limit}
 
     def make() -> gymnasium.Env:
         return gymnasium.make(env_id, disable_env_checker=True, **options)
 
     return make
+
+
+def needs_module(env_id: str) -> bool:
+    """Whether making the environment imports a module that its id names."""
+    return ":" in env_id and not is_procgen(env_id)
+
+
+def no_time_limit(env_id: str) -> str:
+    """What to say of an environment whose episodes need not end; "" of any other."""
+    if is_procgen(env_id) or find_spec(env_id).max_episode_steps is not None:
+        return ""
+    return f"{env_id} has no time limit: evaluations cut its episodes after {EPISODE_LIMIT:,} steps"
 
 
 def step_seconds(streams: Streams) -> float:

@@ -73,7 +73,12 @@ class Streams:
 
     def step(self, actions: Array) -> Step:
         """One action per environment."""
-        obs, reward, terminated, truncated, infos = self.envs.step(actions)
+        try:
+            obs, reward, terminated, truncated, infos = self.envs.step(actions)
+        except (EOFError, ConnectionError):
+            if not isinstance(self.envs, AsyncVectorEnv):
+                raise
+            raise BadInput(f"an environment's process {_how_it_died(self.envs)}; what is saved stays") from None
         obs = self.encoder(obs)
         valid, finals = np.ones(self.n, dtype=bool), None
         ended = terminated | truncated
@@ -147,7 +152,21 @@ class Streams:
 
     def close(self) -> None:
         """End the environments and their processes."""
+        if isinstance(self.envs, AsyncVectorEnv) and not all(process.is_alive() for process in self.envs.processes):
+            for process in self.envs.processes:  # Gymnasium would wait for the dead one's answer
+                process.kill()
+                process.join()
+            self.envs.closed = True
         self.envs.close()
+
+
+def _how_it_died(envs: AsyncVectorEnv) -> str:
+    """`was killed by signal 9 (out of memory?)`."""
+    for process in envs.processes:
+        process.join(0.1)
+        if process.exitcode is not None:
+            return f"was killed by signal {-process.exitcode} (out of memory?)" if process.exitcode < 0 else "has ended"
+    return "does not answer any more"
 
 
 def _tensor(array: Array) -> torch.Tensor:

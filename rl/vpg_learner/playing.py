@@ -1,10 +1,12 @@
 """Whole episodes, for evaluation."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
+from common.stopping import leave_if_asked
 from policy_networks.actor_critic import ActorCritic
 from vector_environments.streams import Streams
 from vpg_learner.running_statistics import ObservationScaler
@@ -33,6 +35,7 @@ def play(
     successes = np.full((streams.n, episodes), np.nan)
     obs, policy = streams.reset(env_seeds), model.policy
     while (done < episodes).any():
+        leave_if_asked()
         if before_step:
             before_step()
         head = model.head(torch.from_numpy(scaler(obs) if scaler else obs).to(device)).cpu()
@@ -48,7 +51,9 @@ def play(
 
 
 def interval(returns: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95% interval of the mean by the percentile bootstrap over episodes."""
+    """95% interval of the mean by the percentile bootstrap over episodes; nan for a single one, which says nothing of it."""
+    if len(returns) < 2:
+        return math.nan, math.nan
     random = np.random.default_rng(seed)
     means = returns[random.integers(len(returns), size=(1000, len(returns)))].mean(1)
     low, high = np.quantile(means, (0.025, 0.975))

@@ -53,6 +53,7 @@ class Trainer:
         self.collector = Collector(self.streams, settings.horizon, scaler, rewards)
         self.random = torch.Generator().manual_seed(actions)
         self.step = self.updates = 0
+        self.begun_anew = 0  # times that episodes were broken off, since their environments could not be saved
         self.seconds = 0.0
         self._eval_streams: dict[tuple[int, int], Streams] = {}  # by number and levels
         self.collector.reset(seeds(settings.seed, self.streams.n, TRAIN))
@@ -89,7 +90,7 @@ class Trainer:
         """
         n, levels = min(AT_ONCE, episodes), 0 if test_levels else self.settings.levels
         if (n, levels) not in self._eval_streams:
-            self._eval_streams[n, levels] = make_streams(self.settings.env, n, levels=levels)
+            self._eval_streams[n, levels] = make_streams(self.settings.env, n, levels=levels, limited=True)
         streams, own = self._eval_streams[n, levels], seeds(self.settings.seed, n, *purpose)
         returns, successes = play(self.model, streams, self.collector.scaler, -(-episodes // n), own, greedy)
         return returns.ravel(), successes.ravel()
@@ -111,6 +112,7 @@ class Trainer:
             "environments": self.streams.state(),
             "obs": torch.from_numpy(self.collector.obs),
             "updates": self.updates,
+            "begun_anew": self.begun_anew,
             "seconds": self.seconds,
         }
 
@@ -122,9 +124,11 @@ class Trainer:
         self.collector.load(state["collector"])
         self.random.set_state(state["random"])
         self.step, self.updates, self.seconds = state["step"], state["updates"], state["seconds"]
+        self.begun_anew = state["begun_anew"]
         if state["environments"] is not None and self.streams.simple:
             self.streams.load(state["environments"])
             self.collector.obs = state["obs"].numpy()
             return True
         self.collector.reset(seeds(self.settings.seed, self.streams.n, RESUME, self.updates))
+        self.begun_anew += 1
         return False

@@ -9,6 +9,7 @@ for testing only.
 import hashlib
 import io
 import math
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.data import Mnist, cache_root
-from common.files import atomic_save, remove_stale_temporaries
+from common.files import atomic_save, remove_stale_temporaries, write_text
 
 ROTATION_DEGREES = 15.0
 SCALE = 0.1
@@ -93,7 +94,7 @@ class Digits:
 def prepare(mnist: Mnist) -> Path:
     """Write the split arrays into a folder of the cache named after their content and this file; return the folder.
 
-    Worker processes map these files, so that they share one copy of the data in memory.
+    Damaged ones are written again. Worker processes map these files, so that they share one copy of the data in memory.
     """
     digest = hashlib.sha256(Path(__file__).read_bytes())
     names = ("pool_images", "pool_labels", "tune_images", "tune_labels", "test_images", "test_labels")
@@ -103,16 +104,31 @@ def prepare(mnist: Mnist) -> Path:
     remove_stale_temporaries(folder)
     for name in names:
         path = folder / f"{name}.npy"
-        if not path.exists():
+        if not is_whole(path):
             save_array(path, getattr(mnist, name))
     return folder
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """Write an .npy file in one step. Through memory: numpy hides what the system says of a failed write."""
-    memory = io.BytesIO()
+    """Write an .npy file in one step, then its checksum beside it."""
+    memory = io.BytesIO()  # numpy hides what the system says of a failed write
     np.save(memory, array)
+    checksum_file(path).unlink(missing_ok=True)
     atomic_save(path, lambda file: file.write(memory.getbuffer()))
+    write_text(checksum_file(path), f"{zlib.crc32(memory.getbuffer()):08x}")
+
+
+def checksum_file(path: Path) -> Path:
+    """Where the checksum of an array's file is kept."""
+    return path.with_name(f"{path.name}.crc32")
+
+
+def is_whole(path: Path) -> bool:
+    """Whether an array's file is there with every bit that was written: a sweep lives on it, and so do all later ones."""
+    try:
+        return zlib.crc32(path.read_bytes()) == int(checksum_file(path).read_text(), 16)
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def copy_file(folder: str | Path, k: int) -> Path:
@@ -121,9 +137,9 @@ def copy_file(folder: str | Path, k: int) -> Path:
 
 
 def make_copy(folder: str, k: int) -> dict[str, int]:
-    """Make copy k in `folder` if it is not there: a worker's job."""
+    """Make copy k in `folder` if it is not there, whole: a worker's job."""
     path = copy_file(folder, k)
-    if not path.exists():
+    if not is_whole(path):
         images = torch.from_numpy(np.load(Path(folder) / "pool_images.npy"))
         save_array(path, transformed_copy(images, k).numpy())
     return {"copy": k}

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from common.errors import BadInput
 from common.live import LiveFigure
 from common.pool import Job, Pool
+from common.progress import progress_bar
 from nets.cell_jobs import measure_speed, seeds_together, train_cell
-from nets.digits import copy_file, images_per_copy, make_copy
+from nets.digits import copy_file, images_per_copy, is_whole, make_copy
 from nets.learning_rate import RateRule, learning_rate
 from sweeping.grid import Cell, RateSearch
 from sweeping.sweep_settings import Settings
@@ -75,16 +74,20 @@ class Sweep:
         return len(seeds) * ((cell.n_samples + 10_000 / 3) / speed + 0.02)
 
     def make_copies(self, n_samples: int) -> None:
-        """Make the transformed copies that the largest run needs; every worker makes whole ones."""
+        """Make the transformed copies that the largest run needs and that are missing or damaged."""
         made = self.digits / "made"
         jobs = []
         for k in range(-(-n_samples // images_per_copy(self.digits))):
-            if not copy_file(self.digits, k).exists():
+            if not is_whole(copy_file(self.digits, k)):
+                if copy_file(self.digits, k).exists():
+                    print(f"NOTE: {copy_file(self.digits, k)} is damaged, and made again")
                 (made / f"copy_{k:03d}.json").unlink(missing_ok=True)
                 jobs.append(Job(f"copy_{k:03d}", make_copy, {"folder": str(self.digits), "k": k}))
-        for end in tqdm(self.pool.map(jobs, made), "copies", len(jobs), disable=not jobs, unit="copy"):
-            if end.error:
-                raise BadInput(f"the transformed copies could not be made: {end.error}")
+        with progress_bar(desc="copies", total=len(jobs), disable=not jobs, unit="copy") as bar:
+            for end in self.pool.map(jobs, made):
+                bar.update()
+                if end.error:
+                    raise BadInput(f"the transformed copies could not be made: {end.error}")
 
     def run(self, jobs: list[Job], cost: dict[str, float], label: str) -> Iterator[tuple[Job, list[dict[str, Any]]]]:
         """Run the jobs in their order; each as it ends, with its rows (none where it failed).
@@ -92,7 +95,8 @@ class Sweep:
         `cost` is the expected seconds of each by key.
         """
         layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-        with tqdm(total=sum(cost[job.key] for job in jobs), desc=label, bar_format=layout, smoothing=0.05) as bar:
+        total = sum(cost[job.key] for job in jobs)
+        with progress_bar(total=total, desc=label, bar_format=layout, smoothing=0.05) as bar:
             for end in self.pool.map(jobs, self.cells):
                 bar.update(min(cost[end.job.key], bar.total - bar.n))
                 if end.result is None:

@@ -1,0 +1,50 @@
+"""A progress bar on a terminal; elsewhere, in a log file say, a line of text now and then."""
+
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+LINE_SECONDS = 30.0
+
+
+def progress_bar(**options: Any) -> tqdm:
+    """A `tqdm` of these options, drawn where standard error is a terminal, else told by `ProgressLines`."""
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    return (tqdm if terminal else ProgressLines)(**options)
+
+
+class ProgressLines(tqdm):
+    """A line whenever another tenth is done or LINE_SECONDS have passed: a log is no place for carriage returns."""
+
+    def __init__(self, **options: Any):
+        self._told, self._told_at = time.monotonic(), 0.0
+        self._tenth = self._tenths(options.get("initial", 0), options.get("total"))
+        super().__init__(**{**options, "ncols": 0, "bar_format": None})
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """A line where one is due."""
+        tenth = self._tenths(self.n, self.total)
+        if tenth > self._tenth or time.monotonic() - self._told >= LINE_SECONDS:
+            self._tenth = tenth
+            self._tell()
+
+    def clear(self, *_: Any, **__: Any) -> None:
+        """There is nothing to take away before another line is written."""
+
+    def close(self) -> None:
+        """The last line, where it says something new."""
+        if not self.disable and self.n > max(self._told_at, self.initial):
+            self._tell()
+        self.sp = None  # tqdm then writes nothing of its own
+        super().close()
+
+    @staticmethod
+    def _tenths(n: float, total: float | None) -> int:
+        return int(10 * n / total) if total else 0
+
+    def _tell(self) -> None:
+        self._told, self._told_at = time.monotonic(), self.n
+        self.fp.write(f"{self}\n")
+        self.fp.flush()

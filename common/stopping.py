@@ -1,0 +1,90 @@
+"""What stops a run: Ctrl-C, SIGTERM, the terminal that is closed, and a parent process that is gone.
+
+SIGINT, SIGTERM and SIGHUP mean the same. Outside a training loop they raise KeyboardInterrupt at once (`hear`); inside one
+(`Interrupt`) the first lets the step be finished and saved. What takes long within a step, an evaluation say, asks
+`leave_if_asked()` now and then.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from multiprocessing.connection import wait
+from types import FrameType
+from typing import Any, ClassVar
+
+from tqdm import tqdm
+
+STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+TOLD = "stopping: what is done is being saved; once more stops at once"
+
+
+class Interrupt:
+    """`with Interrupt() as stop:` the first signal only sets `stop.asked`, and says so; a second raises KeyboardInterrupt."""
+
+    present: ClassVar["Interrupt | None"] = None
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> "Interrupt":
+        self._before = {number: signal.signal(number, self._note) for number in heard()}
+        self._outer, Interrupt.present = Interrupt.present, self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Interrupt.present = self._outer
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        tqdm.write(TOLD, file=sys.stderr)
+
+    def leave_if_asked(self) -> None:
+        """KeyboardInterrupt if there was a signal."""
+        if self.asked:
+            raise KeyboardInterrupt
+
+
+def leave_if_asked() -> None:
+    """KeyboardInterrupt if there was a signal in the loop that this is called from; nothing outside of one."""
+    if Interrupt.present:
+        Interrupt.present.leave_if_asked()
+
+
+def hear() -> None:
+    """From now on each of the signals is a KeyboardInterrupt in this process."""
+    for number in heard():
+        signal.signal(number, _stop)
+
+
+def heard() -> list[int]:
+    """The signals that this process listens to: not the end of the terminal where `nohup` has said so."""
+    hang_up = getattr(signal, "SIGHUP", None)
+    return [number for number in STOPS if number != hang_up or signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def end_with_parent() -> None:
+    """In a worker process: be deaf to the signals, which the parent hears, and end when the parent does, however it does.
+
+    A parent that is killed cannot end its workers, which would go on training for nobody.
+    """
+    for number in STOPS:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_after(sentinel: Any) -> None:
+    wait([sentinel])
+    os._exit(1)
+
+
+def _stop(_: int, __: FrameType | None) -> None:
+    raise KeyboardInterrupt
