@@ -1,7 +1,11 @@
 """Which device a script runs on, and why. Every call that names a device lives here."""
 
 import ctypes
+import os
+import statistics
 import sys
+import time
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -36,6 +40,44 @@ def configure_cpu(threads: int) -> None:
     _ = np.finfo(np.float32), np.finfo(np.float64)  # NumPy looks for denormals once, and warns where there are none
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
+
+
+def threads_asked(flag: int | None) -> tuple[int, str] | None:
+    """The threads that the user wants, by a flag or else by OMP_NUM_THREADS, and who says so; None where neither does.
+
+    BadInput for numbers that cannot be.
+    """
+    if flag is not None:
+        if not 1 <= flag <= 1024:
+            raise BadInput(f"--threads must be between 1 and 1024, not {flag}")
+        return flag, "as asked"
+    said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return (int(said), "OMP_NUM_THREADS") if said.isdigit() and int(said) > 0 else None
+
+
+def faster_threads(step: Callable[[], object], many: int, seconds: float = 0.4) -> tuple[int, str]:
+    """One thread or `many`, whichever makes `step()` faster now, and the two times in words.
+
+    A second thread on a core that another process holds makes a step ten times slower, not faster. The count is set.
+    """
+    if many == 1:
+        configure_cpu(1)
+        return 1, "one core"
+    took: dict[int, float] = {}
+    for threads in (1, many):
+        configure_cpu(threads)
+        step()
+        times: list[float] = []
+        began = time.perf_counter()
+        while len(times) < 3 or (time.perf_counter() - began < seconds and len(times) < 200):
+            start = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - start)
+        took[threads] = statistics.median(times)
+    best = min(took, key=lambda threads: took[threads])
+    configure_cpu(best)
+    told = ", ".join(f"{1e3 * took[threads]:.3g} ms a step with {threads}" for threads in took)
+    return best, told
 
 
 def keep_freed_memory() -> None:

@@ -1,13 +1,14 @@
 """One look for all figures: a colour-blind palette, plain axes, PNG for the eye and PDF for the paper."""
 
 import io
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+# Before matplotlib is imported: it loads what the environment names, a notebook's backend say, and fails without it.
+os.environ["MPLBACKEND"] = "Agg"
 
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes

@@ -16,7 +16,7 @@ import torch
 import score
 import train
 from common.cli import parse, run_main
-from lm_evaluation import measurements
+from lm_evaluation import measurements, step_budget
 from lm_report import train_figures
 from lm_settings.choices import INTEGER_TASKS
 from lm_settings.train_settings import PRESETS, Config, Settings, choose_budget, resolve
@@ -39,10 +39,13 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     (tmp_path / "t.txt").write_text(TEXT, encoding="utf-8")
     (tmp_path / "data").mkdir()
     monkeypatch.setenv("REPLICATIONS_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("REPLICATIONS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.chdir(tmp_path)
     for script in (train, score):
         monkeypatch.setattr(script, "available_cores", lambda: 1)
         monkeypatch.setattr(script, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(step_budget, "available_cores", lambda: 1)
     monkeypatch.setattr(measurements, "SAMPLE_TOKENS", 60)
     monkeypatch.setattr(measurements, "CURVE_TOKENS", 256)
     monkeypatch.setattr(train, "STARTED", time.perf_counter())

@@ -1,6 +1,7 @@
 """Steps from minutes: measured, decided twice, kept, and never too late for the learning rate."""
 
 import json
+import re
 import sys
 import time
 from typing import Any
@@ -13,6 +14,7 @@ from common.cli import run_main
 from lm_commands import (
     INTEGERS,
     RUNS,
+    SIZE,
     TINY,
     inline,
     learner_of,
@@ -73,9 +75,16 @@ def test_minutes_become_steps_once_and_for_all(plain_lm_folder, monkeypatch, cap
     assert summary_of("b")["steps"] == steps
     assert same_weights("a", "b")
     assert len(asked) == 1
-    # other settings are measured anew
-    monkeypatch.setattr(train, "STARTED", time.perf_counter())
+    # with other settings it makes as many steps
+    capsys.readouterr()
     assert inline(monkeypatch, "--from-config", str(RUNS / "a/config.json"), "--seed", "1", "--name", "c") == 0
+    assert summary_of("c")["steps"] == steps
+    assert f"NOTE: {steps:,} steps, as in {RUNS / 'a/plan.json'}, though not all is" in capsys.readouterr().out
+    assert len(asked) == 1
+    # unless another time is asked for
+    monkeypatch.setattr(train, "STARTED", time.perf_counter())
+    more = ("--seed", "1", "--minutes", "0.11", "--name", "d")
+    assert inline(monkeypatch, "--from-config", str(RUNS / "a/config.json"), *more) == 0
     assert len(asked) == 2
 
 
@@ -111,11 +120,27 @@ def test_a_damaged_or_missing_plan_is_one_sentence(plain_lm_folder, monkeypatch,
 def test_a_budget_too_small_for_one_step(plain_lm_folder, monkeypatch, capsys):
     monkeypatch.setattr(step_budget, "calibrate", lambda *_: (0.01, 1e-6))
     assert inline(monkeypatch, *TINY[:-2], "--minutes", "0.01", "--name", "a") == 2
-    assert "--minutes 0.01 is too short" in one_sentence(capsys.readouterr().err)
+    told = one_sentence(capsys.readouterr().err)
+    assert "--minutes 0.01 is too short" in told
+    named = float(told.partition("from --minutes ")[2].split()[0])
+    assert 0.1 <= named <= 0.3
     assert not (RUNS / "a/summary.json").exists()
     # the name is still free for a larger budget
     monkeypatch.setattr(train, "STARTED", time.perf_counter())
-    assert inline(monkeypatch, *TINY[:-2], "--minutes", "0.12", "--name", "a") == 0
+    assert inline(monkeypatch, *TINY[:-2], "--minutes", str(named), "--name", "a") == 0
+
+
+def test_a_plan_far_below_the_usual_says_so(plain_lm_folder, monkeypatch, capsys):
+    """3 steps where 2,523 are usual ended at chance, with status ok and not a word."""
+    monkeypatch.setattr(step_budget, "calibrate", lambda *_: (2.0, 1e-6))
+    monkeypatch.setattr(train, "STARTED", time.perf_counter())
+    arguments = ("--task", "repeat", *SIZE, "--length", "5", "--vocab", "5", "--minutes", "0.15", "--name", "a")
+    assert inline(monkeypatch, *arguments) == 0
+    out = capsys.readouterr().out
+    assert re.search(
+        r"NOTE: about 1 steps fit into 0.15 minutes here, where 510 are usual: this machine is slow or busy", out
+    )
+    assert out.count("NOTE") == 1
 
 
 def test_presets_and_explicit_flags():

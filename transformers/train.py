@@ -33,8 +33,8 @@ from torch import Tensor
 
 from common.cli import figures, parse, run_main, shown
 from common.data import sha256_of
-from common.device import choose_device, compute_dtype, configure_cpu, keep_freed_memory
-from common.files import read_json, write_json
+from common.device import choose_device, compute_dtype, configure_cpu, keep_freed_memory, threads_asked
+from common.files import read_record, write_record
 from common.keeping import Keeper
 from common.live import LiveFigure, attempt
 from common.provenance import available_cores, source_hash
@@ -83,7 +83,7 @@ def train(run: Run, learner: Learner, plan: Plan, clock: Clock, dtype: torch.dty
     A loss that is not finite, or at the end no better than guessing, is a divergence.
     """
     done, total = 0, torch.zeros((), device=learner.device)  # the sum of the losses since the last row
-    if state := run.resume():
+    if state := run.resume(("model", "optimizer", "seconds", "minutes", "total")):
         done, total = go_on_from(state, learner, clock)
     else:
         clock.training_begins()
@@ -176,7 +176,7 @@ def main() -> int:
     settings = resolve(given)
     clock = Clock(STARTED)
     device, reason = choose_device(given.device)
-    configure_cpu(available_cores())
+    configure_cpu((threads_asked(given.threads) or (available_cores(),))[0])  # until the plan says better
     keep_freed_memory()
     dtype, why = compute_dtype(device)
     if settings.precision != "auto":
@@ -233,11 +233,11 @@ def carry_out(
 
 
 def kept_anchors(run: Run, settings: Settings, text: Text) -> dict[str, Any]:
-    """What there is to beat, told, and kept in the run folder so that a resumed run need not compute it again."""
+    """What there is to beat, told, and kept in the run folder and in the cache so that it is computed once for a text."""
     file = run.folder / "anchors.json"
     if not file.exists():
-        write_json(file, text.anchors())
-    to_beat = read_json(file)
+        write_record(file, text.known_anchors())
+    to_beat = read_record(file)
     print(
         f"{settings.task}: {len(text.train):,} training and {len(text.validation):,} {measured_on(settings)} tokens, "
         f"vocabulary {text.vocabulary.size:,}. To beat, in nats per character: {anchor_words(to_beat)}"

@@ -3,6 +3,7 @@
 The number is kept in plan.json, so that a run that was stopped, and one that repeats it, make exactly as many.
 """
 
+import itertools
 import math
 import shutil
 import statistics
@@ -15,12 +16,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.device import synchronize
+from common.device import configure_cpu, faster_threads, synchronize, threads_asked
 from common.errors import BadInput
-from common.files import read_json, write_json
+from common.files import read_json, read_record, write_record
+from common.provenance import available_cores
 from common.run import Run
 from lm_evaluation.lm_losses import window_losses
 from lm_evaluation.measurements import predictions_to_make
+from lm_settings.train_settings import USUAL_STEPS, Settings
 from optimisation.learning_rates import FLAT
 from optimisation.lm_learner import Learner
 
@@ -62,8 +65,10 @@ class Plan:
     first_steps: int
     revised_at: int | None = None
     final: bool = True
-    deadline_minutes: float = math.inf
-    """when training is to end, in minutes since the command began"""
+    deadline_minutes: float = 0.0
+    """when training is to end, in minutes since the command began; 0 where the steps were given"""
+    threads: int = 0
+    """of the CPU: sums over another number of them are not the same to the bit; 0 on an accelerator"""
 
     @cached_property
     def rows(self) -> list[int]:
@@ -78,19 +83,69 @@ class Plan:
 def make_plan(learner: Learner, run: Run, clock: Clock, update: Update) -> Plan:
     """The number of steps: given, or as many as fit into `--minutes`; kept in plan.json, so that a rerun is exact.
 
-    `--from-config` takes the plan beside that config.json, if it is for the same numbers.
+    `--from-config` takes the plan beside that config.json; where code or settings differ, its number of steps.
     """
     settings = learner.settings
-    if settings.steps:
-        return Plan(settings.steps, settings.steps)
     file = run.folder / "plan.json"
     given = Path(settings.from_config).parent / "plan.json" if settings.from_config else file
     if plan := kept_plan(run, file) or kept_plan(run, given):
+        use_threads(plan, learner)
         keep_plan(run, plan)
         return plan
     if (run.folder / "checkpoint.pt").exists():
         raise BadInput(f"{file} is gone, without which the run in {run.folder} cannot go on: choose another --name")
-    step_seconds, token_seconds = calibrate(learner, update)
+    twin = Learner(settings, learner.text, learner.device, learner.model.compute)
+    threads = choose_threads(twin, update)
+    if steps := settings.steps or steps_of(given, settings):
+        plan = Plan(steps, steps, threads=threads)
+    else:
+        plan = plan_for_minutes(learner, run, clock, twin, update, threads)
+    keep_plan(run, plan)
+    return plan
+
+
+def choose_threads(twin: Learner, update: Update) -> int:
+    """Threads for training on a CPU: those asked for, else one or all, whichever is faster now; 0 elsewhere."""
+    if twin.device.type != "cpu":
+        return 0
+    count = itertools.count()
+    if asked := threads_asked(twin.settings.threads or None):
+        threads, why = asked
+        configure_cpu(threads)
+    else:
+        threads, why = faster_threads(lambda: update(twin, next(count), 1000), available_cores())
+    print(f"threads: {threads} ({why})")
+    return threads
+
+
+def use_threads(plan: Plan, learner: Learner) -> None:
+    """As many as the plan was made with, so that its numbers come again to the bit."""
+    if learner.device.type == "cpu" and plan.threads:
+        configure_cpu(plan.threads)
+
+
+def steps_of(file: Path, settings: Settings) -> int:
+    """The steps that another run's plan.json came to, where that is repeated and no other time was asked for; else 0."""
+    if not settings.from_config or not file.exists():
+        return 0
+    kept = read_json(file)
+    try:
+        steps, minutes = int(kept["steps"]), kept["config"]["minutes"]
+    except (KeyError, TypeError, ValueError):
+        raise BadInput(f"{file} is damaged: delete it, or give --steps") from None
+    if minutes != settings.minutes:
+        return 0
+    print(f"NOTE: {steps:,} steps, as in {file}, though not all is as it was there")
+    return steps
+
+
+def plan_for_minutes(learner: Learner, run: Run, clock: Clock, twin: Learner, update: Update, threads: int) -> Plan:
+    """As many steps as fit into `--minutes`, from a short measurement on a twin that is thrown away.
+
+    BadInput that names a budget which would do, where none fits.
+    """
+    settings = learner.settings
+    step_seconds, token_seconds = calibrate(twin, update)
     last, point = predictions_to_make(learner)
     deadline = settings.minutes - (last * token_seconds + FINISH_SECONDS) / 60
     left = 60 * (deadline - clock.minutes) - ROWS * point * token_seconds
@@ -100,20 +155,30 @@ def make_plan(learner: Learner, run: Run, clock: Clock, update: Update) -> Plan:
     if steps < 1:
         run.close()
         shutil.rmtree(run.folder)  # nothing is in it yet, and another budget may want its name
-        raise BadInput(f"--minutes {settings.minutes:g} is too short: start-up and evaluation alone take that long")
+        needed = math.ceil(11 * (settings.minutes + (2 * ROWS * step_seconds - left) / 60)) / 10  # with some to spare
+        raise BadInput(
+            f"--minutes {settings.minutes:g} is too short: start-up and evaluation alone take that long here; "
+            f"from --minutes {needed:g} on there is time for some steps"
+        )
+    usual = round(USUAL_STEPS[settings.task] * settings.minutes)
+    if steps < usual / 4 and settings.preset != "quick":
+        print(
+            f"NOTE: about {steps:,} steps fit into {settings.minutes:g} minutes here, where {usual:,} are usual: this "
+            "machine is slow or busy, or the net large; more --minutes, or --steps, would train as long"
+        )
     # While the learning rate is flat, the number of steps has had no influence yet and can still be corrected. The
     # paper's schedule is never flat: there the first guess stays.
     revised_at = None if learner.paper else int(REVISE * steps) or None
-    plan = Plan(steps, steps, revised_at, final=revised_at is None, deadline_minutes=deadline)
-    keep_plan(run, plan)
-    return plan
+    return Plan(steps, steps, revised_at, final=revised_at is None, deadline_minutes=deadline, threads=threads)
 
 
 def kept_plan(run: Run, file: Path) -> Plan | None:
     """The plan in a file, if that is there and for the numbers of this run."""
     kept = read_json(file) if file.exists() else None
-    if not isinstance(kept, dict) or kept.pop("config", None) != run.config:
+    if not isinstance(kept, dict) or kept.get("config") != run.config:
         return None
+    kept = read_record(file)
+    del kept["config"]
     if set(kept) != {field.name for field in fields(Plan)}:
         raise BadInput(f"{file} is damaged: give the run another --name")
     return Plan(**kept)
@@ -121,7 +186,7 @@ def kept_plan(run: Run, file: Path) -> Plan | None:
 
 def keep_plan(run: Run, plan: Plan) -> None:
     """Write plan.json."""
-    write_json(run.folder / "plan.json", {**asdict(plan), "config": run.config})
+    write_record(run.folder / "plan.json", {**asdict(plan), "config": run.config})
 
 
 def decide(plan: Plan, run: Run, learner: Learner, clock: Clock, done: int) -> Plan:
@@ -142,9 +207,8 @@ def revise(plan: Plan, done: int, minutes: float, step_seconds: float) -> Plan:
     return replace(plan, steps=max(done + left, math.ceil(done / FLAT) + 1), final=True)
 
 
-def calibrate(learner: Learner, update: Update) -> tuple[float, float]:
+def calibrate(twin: Learner, update: Update) -> tuple[float, float]:
     """Seconds of a training step and of one prediction in fp32, measured on a twin that is thrown away."""
-    twin = Learner(learner.settings, learner.text, learner.device, learner.model.compute)
     times: list[float] = []
     began = time.perf_counter()
     while len(times) < 4 or (time.perf_counter() - began < CALIBRATION_SECONDS and len(times) < 400):

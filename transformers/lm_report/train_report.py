@@ -20,15 +20,24 @@ def headline(settings: Settings, summary: dict[str, Any]) -> str:
     if summary["status"] != "ok":
         return f"{settings.task}: diverged, the loss is not finite or worse than at the start; try --lr below {settings.lr:g}"
     if settings.task in INTEGER_TASKS:
+        # Guessing one of V integers costs log V nats; what a run has learnt beyond their frequencies lies far below.
+        chance = (
+            " It has learnt nothing: that is chance." if summary["val_loss"] > 0.97 * math.log(settings.vocab) else ""
+        )
         return (
             f"{settings.task}: loss {summary['val_loss']:.4f} nats per token (exact floor {summary['floor']:.4f}), "
-            f"second half {summary['second_half_loss']:.4f}, accuracy {100 * summary['accuracy']:.2f}% (n = 1 run)"
+            f"second half {summary['second_half_loss']:.4f}, accuracy {100 * summary['accuracy']:.2f}% (n = 1 run).{chance}"
         )
     per_char = math.log(2) * summary["val_bits_per_char"]
+    beaten = ""
+    if per_char > summary["ngram_nats_per_char"]:
+        beaten = (
+            f". It is above its own {summary['ngram_order']}-gram: more --minutes, or a smaller net, would do better"
+        )
     return (
         f"{settings.task}: {measured_on(settings)} loss {summary['val_loss']:.4f} nats per token, "
         f"{per_char:.4f} per character ({summary['val_bits_per_char']:.3f} bits; n = 1 run). "
-        f"Per character: {anchor_words(summary)}"
+        f"Per character: {anchor_words(summary)}{beaten}"
     )
 
 

@@ -74,6 +74,8 @@ class Config:
     """measure the gradient noise scale on the way, from the halves of every fourth batch"""
     precision: Precision = "auto"
     """of activations and products; auto: bf16 where the processor is made for it. Evaluation is in fp32"""
+    threads: int | None = None
+    """of a CPU; default: OMP_NUM_THREADS, else one or all, whichever a short measurement finds faster"""
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -92,6 +94,13 @@ RECIPES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("shakespeare", "kjv", "tinyshakespeare", "text"), TEXT_RECIPE),
 }
 SMALL_TEXT_DROPOUT = 0.1  # a small text is read many times over
+# Steps that a minute came to on two cores, in the committed runs of these recipes.
+USUAL_STEPS = {
+    "ascending": 2400,
+    "repeat": 3400,
+    "induction": 1540,
+    **dict.fromkeys(("shakespeare", "kjv", "tinyshakespeare", "text"), 590),
+}
 LONG_MINUTES, LONG_RECIPE = 8.0, {"heads": 3, "width": 192}  # a text run of so many minutes has time for more width
 
 
@@ -134,12 +143,14 @@ class Settings:
     smoothing: float
     track_noise: bool
     precision: Precision
+    threads: int
+    """0: not asked for on the command line"""
 
 
 # Where neither the command line nor the recipe says anything.
 ABSENT = {
     **dict.fromkeys(("data_dir", "from_config", "text"), ""),
-    **dict.fromkeys(("steps", "context", "length", "vocab"), 0),
+    **dict.fromkeys(("steps", "context", "length", "vocab", "threads"), 0),
     "minutes": 0.0,
 }
 

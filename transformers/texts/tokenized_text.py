@@ -1,5 +1,6 @@
 """A corpus in the tokens of its own vocabulary, on the device."""
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.data import data_root
+from common.data import cache_root, data_root, sha256_of
 from common.errors import BadInput
+from common.files import read_record, write_record
+from common.provenance import short_hash, source_hash
 from lm_settings.train_settings import Settings
 from texts.anchors import anchors
 from texts.corpora import Corpus, load_corpus
 from texts.vocabulary import Vocabulary, build
+
+ANCHORS_SOURCE = Path(__file__).resolve().with_name("anchors.py")
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,21 @@ class Text:
         ids = (self.train.cpu().numpy(), self.validation.cpu().numpy())
         corpus = self.corpus
         return anchors(corpus.train, corpus.validation, *ids, self.vocabulary.size, self.characters)
+
+    def known_anchors(self) -> dict[str, Any]:
+        """The same from the cache, where these tokens have been looked at before by the same code."""
+        both = f"{self.corpus.train}\0{self.corpus.validation}".encode()
+        of_tokens = sha256_of(self.validation.cpu().numpy().tobytes())  # another tokenizer, another n-gram
+        compressor = importlib.util.find_spec("pyppmd") is not None
+        key = short_hash(sha256_of(both), of_tokens, source_hash(ANCHORS_SOURCE), compressor)
+        file = cache_root() / "anchors" / f"{key}.json"
+        if not file.exists():
+            print(
+                "counting n-grams and compressing the text, to know what there is to beat; once for each text …",
+                flush=True,
+            )
+            write_record(file, self.anchors())
+        return read_record(file)
 
 
 def load_text(settings: Settings, device: torch.device) -> Text:
