@@ -8,10 +8,12 @@ Needs `pip install -e '.[tensorboard]' -c constraints.txt`.
 
 import importlib.util
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 
 from common.errors import BadInput
@@ -27,17 +29,25 @@ class CommandLine:
     """where the event files go, a folder for each run; default: results/tensorboard"""
 
 
-def write_events(run: Path, folder: Path) -> int:
-    """All numbers of `run`'s metrics.csv but its steps as scalars of its steps, below `folder`; how many."""
+def read_steps(run: Path) -> dict[str, np.ndarray]:
+    """The columns of a run's metrics.csv; BadInput where there is none, or none with a finite step in every row."""
+    if not (run / "metrics.csv").is_file():
+        raise BadInput(f"{run} has no metrics.csv")
+    columns = read_metrics(run / "metrics.csv")
+    if columns and not ("step" in columns and np.isfinite(columns["step"]).all()):
+        raise BadInput(f"{run / 'metrics.csv'} has no column step of numbers, by which TensorBoard orders all others")
+    return columns
+
+
+def write_events(columns: Mapping[str, np.ndarray], folder: Path) -> int:
+    """All numbers of a metrics.csv but its steps as scalars of its steps, below `folder`; how many."""
     from torch.utils.tensorboard import SummaryWriter
 
-    columns = read_metrics(run / "metrics.csv")
-    steps = columns.pop("step")
     written = 0
     with SummaryWriter(str(folder)) as writer:
         for name, values in columns.items():
-            for step, value in zip(steps, values, strict=True):
-                if math.isfinite(value):
+            for step, value in zip(columns["step"], values, strict=True):
+                if name != "step" and math.isfinite(value):
                     writer.add_scalar(name, value, int(step))
                     written += 1
     return written
@@ -53,17 +63,16 @@ def main() -> int:
     runs = [Path(name) for name in given.runs]
     if not runs:
         raise BadInput("name the folders of the runs")
-    for run in runs:
-        if not (run / "metrics.csv").is_file():
-            raise BadInput(f"{run} has no metrics.csv")
+    tables = [read_steps(run) for run in runs]
     out = Path(given.out) if given.out else repository_root() / "results" / "tensorboard"
-    for run in runs:
-        folder = out / run.resolve().parent.name / run.resolve().name
+    folders = [out / run.resolve().parent.name / run.resolve().name for run in runs]
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise BadInput(f"two of these runs would be written to {folder}: give each its own --out")
         if folder.exists() and any(folder.iterdir()):
             raise BadInput(f"{folder} is there already: TensorBoard would show both; delete it or choose another --out")
-    for run in runs:
-        folder = out / run.resolve().parent.name / run.resolve().name
-        print(f"{write_events(run, folder):,} numbers: {shown(folder)}")
+    for columns, folder in zip(tables, folders, strict=True):
+        print(f"{write_events(columns, folder):,} numbers: {shown(folder)}")
     print(f"tensorboard --logdir {shown(out)}")
     return 0
 

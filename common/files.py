@@ -127,6 +127,11 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
+def checksum(path: Path) -> str:
+    """CRC-32 of a file's bytes, as eight hexadecimal digits."""
+    return f"{zlib.crc32(path.read_bytes()):08x}"
+
+
 def _seal(record: dict[str, Any]) -> str:
     return f"{zlib.crc32(json.dumps(record, sort_keys=True).encode()):08x}"
 

@@ -10,7 +10,9 @@ The same command writes `results/reference/README.md`, which shows the committed
 import csv
 import json
 import math
-from dataclasses import dataclass
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,15 +41,20 @@ def read_object(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def text(value: Any) -> str:
+    """`str(value)`, with ? for what UTF-8 cannot hold: bytes of a foreign file name, half a character of damaged JSON."""
+    return str(value).encode("utf-8", "replace").decode("utf-8")
+
+
 def thinned(path: Path, points: int = POINTS) -> dict[str, list[float | None]]:
     """Of a table of numbers at most `points` rows, evenly spaced with the last one, by column; what is no number is None."""
     try:
         header, *rows = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
+        if len(rows) > points:
+            rows = [rows[round(i * (len(rows) - 1) / (points - 1))] for i in range(points)]
+        table = list(csv.reader(rows))
+    except (OSError, ValueError, csv.Error):
         return {}
-    if len(rows) > points:
-        rows = [rows[round(i * (len(rows) - 1) / (points - 1))] for i in range(points)]
-    table = list(csv.reader(rows))
     columns = {name: [_number(row, i) for row in table] for i, name in enumerate(header.split(","))}
     return {name: values for name, values in columns.items() if any(value is not None for value in values)}
 
@@ -61,6 +68,21 @@ def _number(row: list[str], i: int) -> float | None:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A picture of a run: its file's name, its URL relative to the page, and its pixels where its head tells them."""
+
+    name: str
+    url: str
+    width: int = 0
+    height: int = 0
+
+    @property
+    def tall(self) -> bool:
+        """Too tall for a card: the page shows its upper part."""
+        return self.height > 0.8 * self.width
+
+
+@dataclass(frozen=True)
 class Card:
     """What the page shows of one run. Texts are as they were found: the template escapes them."""
 
@@ -69,57 +91,100 @@ class Card:
     title: str
     project: str
     task: str
-    date: str
     status: str
-    headline: str
-    command: str
-    differs: dict[str, str]
-    about: list[str]
+    seconds: float = 0.0
+    """since 1970, of its beginning; 0 where nothing tells it"""
+    headline: str = ""
+    command: str = ""
+    differs: dict[str, str] = field(default_factory=dict)
+    about: list[str] = field(default_factory=list)
     """device, processor, versions, commit"""
-    figures: list[tuple[str, str]]
-    """name and URL relative to the page"""
-    metrics: dict[str, list[float | None]]
-    seconds: float
-    """since 1970, of `date`"""
+    figures: list[Figure] = field(default_factory=list)
+    metrics: dict[str, list[float | None]] = field(default_factory=dict)
+
+    @property
+    def date(self) -> str:
+        return datetime.fromtimestamp(self.seconds, UTC).strftime("%Y-%m-%d %H:%M UTC") if self.seconds else ""
 
 
-def card_of(folder: Path, results: Path) -> Card:
-    """What a run folder tells."""
+def any_card(folder: Path, results: Path, older: Mapping[str, Any]) -> Card:
+    """What a run folder tells; of one that cannot be read, or has just been deleted, only that: the others are shown."""
+    try:
+        return card_of(folder, results, older)
+    except Exception as error:
+        parts = _parts(folder, results)
+        told = f"failed: cannot be read ({text(error) or type(error).__name__})"
+        return Card(text(folder.relative_to(results).as_posix()), "/".join(parts[1:]), parts[0], "", told)
+
+
+def card_of(folder: Path, results: Path, older: Mapping[str, Any] | None = None) -> Card:
+    """What a run folder tells. `older`, by path below `results/reference`, has what made those without a config.json."""
     config, summary = read_object(folder / "config.json"), read_object(folder / "summary.json")
-    identity = config.get("config") if isinstance(config.get("config"), dict) else {}
-    assert isinstance(identity, dict)
-    project, *_ = folder.relative_to(results).parts
-    if project == "reference" and len(folder.relative_to(results).parts) > 1:
-        project = folder.relative_to(results).parts[1]
-    seconds = _seconds(folder, config)
-    differs = config.get("differs") if isinstance(config.get("differs"), dict) else {}
-    assert isinstance(differs, dict)
+    identity, differs = _object(config, "config"), _object(config, "differs")
+    project, *below = _parts(folder, results)
+    name = folder.relative_to(results).as_posix()
+    note = _object(older or {}, name.removeprefix("reference/")) if name.startswith("reference/") else {}
+    command, made_with = provenance(config, note)
+    task = identity.get("task") or identity.get("env") or identity.get("dataset") or folder.name.split("-")[0]
     return Card(
-        name=folder.relative_to(results).as_posix(),
-        title="/".join(
-            folder.relative_to(results).parts[2 if folder.relative_to(results).parts[0] == "reference" else 1 :]
-        )
-        or folder.name,
+        name=text(name),
+        title="/".join(below) or project,
         project=project,
-        task=str(identity.get("task") or identity.get("env") or identity.get("dataset") or folder.name.split("-")[0]),
-        date=datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        status=_status(folder, summary),
-        headline=_headline(summary),
-        command=str(config.get("command") or ""),
-        differs={str(name): _plain(value) for name, value in differs.items()},
-        about=about(config),
-        figures=[
-            (path.name, "./" + quote(path.relative_to(results).as_posix()))
-            for path in sorted(folder.iterdir(), key=lambda path: (path.suffix != ".png", path.name))
-            if path.suffix in (".png", ".gif")
-        ],
-        metrics=thinned(folder / "metrics.csv"),
-        seconds=seconds,
+        task=text(task),
+        status=text(_status(folder, summary)),
+        seconds=_seconds(folder, config, name.startswith("reference/")),
+        headline=text(_headline(summary)),
+        command=text(command),
+        differs={text(flag): text(_plain(value)) for flag, value in differs.items()},
+        about=[text(line) for line in made_with],
+        figures=[_figure(path, results) for path in pictures(folder)],
+        metrics={text(column): values for column, values in thinned(folder / "metrics.csv").items()},
     )
+
+
+def _parts(folder: Path, results: Path) -> list[str]:
+    """The project, then the rest of a run's path; committed results stand one folder deeper."""
+    parts = [text(part) for part in folder.relative_to(results).parts]
+    return parts[1:] if parts[0] == "reference" and len(parts) > 1 else parts
+
+
+def _object(holder: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = holder.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def pictures(folder: Path) -> list[Path]:
+    """The figures of a folder, then its moving pictures."""
+    found = [path for path in folder.iterdir() if path.suffix in (".png", ".gif")]
+    return sorted(found, key=lambda path: (path.suffix != ".png", path.name))
+
+
+def _figure(path: Path, results: Path) -> Figure:
+    """With its pixels, so that the page keeps the room before the picture is there. A PNG and a GIF begin with them."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(24)
+        size = struct.unpack(">II", head[16:]) if path.suffix == ".png" else struct.unpack("<HH", head[6:10])
+    except (OSError, struct.error):
+        size = (0, 0)
+    return Figure(text(path.name), "./" + quote(bytes(path.relative_to(results))), *size)
 
 
 def _plain(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def provenance(config: dict[str, Any], older: dict[str, Any]) -> tuple[str, list[str]]:
+    """The command, and the machine, versions and commit, of a config.json, or of an entry of older.json."""
+    if not older:
+        return config.get("command") or "", about(config)
+    known = [
+        f"commit {older.get('commit')}",
+        older.get("machine"),
+        older.get("versions"),
+        f"older: {older.get('note')}",
+    ]
+    return older.get("command") or "", [str(part) for part in known if part]
 
 
 def about(config: dict[str, Any]) -> list[str]:
@@ -127,20 +192,24 @@ def about(config: dict[str, Any]) -> list[str]:
     found = [str(config[name]) for name in ("device", "processor") if config.get(name)]
     if config.get("cores"):
         found.append(f"{config['cores']} cores")
-    versions = config.get("versions")
-    if isinstance(versions, dict):
+    if versions := _object(config, "versions"):
         found.append(", ".join(f"{name} {version}" for name, version in versions.items()))
     if config.get("git_commit"):
-        state = {True: ", changed files", False: ", clean"}.get(config.get("git_dirty"), "")  # type: ignore[arg-type]
+        dirty = config.get("git_dirty")
+        state = ", changed files" if dirty is True else ", clean" if dirty is False else ""
         found.append(f"commit {str(config['git_commit'])[:12]}{state}")
     return found
 
 
-def _seconds(folder: Path, config: dict[str, Any]) -> float:
-    """When the run began, by its own record, else by its files."""
+def _seconds(folder: Path, config: dict[str, Any], committed: bool) -> float:
+    """When the run began, by its own record, else by its files, but for those that a checkout wrote."""
     try:
-        return datetime.fromisoformat(config["date"]).timestamp()
-    except (KeyError, TypeError, ValueError):
+        seconds = datetime.fromisoformat(config["date"]).timestamp()
+        datetime.fromtimestamp(seconds, UTC)  # which can lie outside the calendar
+        return seconds
+    except (KeyError, TypeError, ValueError, OverflowError):
+        if committed:
+            return 0.0
         return max((path.stat().st_mtime for name in MARKS if (path := folder / name).exists()), default=0.0)
 
 
@@ -157,7 +226,11 @@ def _status(folder: Path, summary: dict[str, Any]) -> str:
 def _headline(summary: dict[str, Any]) -> str:
     if summary.get("headline"):
         return str(summary["headline"])
-    found = [f"{name} {value:g}" for name in TELLING if isinstance(value := summary.get(name), int | float)]
+    found = [
+        f"{name} {value:g}"
+        for name in TELLING
+        if isinstance(value := summary.get(name), int | float) and abs(value) < 1e300
+    ]
     return ", ".join(found[:2])
 
 
@@ -193,7 +266,8 @@ def gallery_page(results: Path) -> str:
     """HTML of all runs below `results`, newest first."""
     import jinja2  # only when a page is written
 
-    cards = [card_of(folder, results) for folder in run_folders(results)]
+    older = read_object(results / "reference" / "older.json")
+    cards = [any_card(folder, results, older) for folder in run_folders(results)]
     cards.sort(key=lambda card: (-card.seconds, card.name))
     loader = jinja2.FileSystemLoader(HERE)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -232,31 +306,22 @@ def reference_page(reference: Path) -> str:
         if name.split("/")[0] != project:
             project = name.split("/")[0]
             lines += [f"## {project}", ""]
-        lines += _section(folder, name, older.get(name))
+        lines += _section(folder, name, _object(older, name))
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _section(folder: Path, name: str, older: dict[str, str] | None) -> list[str]:
+def _section(folder: Path, name: str, older: dict[str, Any]) -> list[str]:
     config, summary = read_object(folder / "config.json"), read_object(folder / "summary.json")
-    if older:
-        made = [
-            f"`{older['command']}`",
-            f"commit {older['commit']}",
-            older["machine"],
-            older["versions"],
-            f"*older: {older['note']}*",
-        ]
-    else:
-        made = [f"`{config.get('command', '')}`", *about(config)]
+    command, made_with = provenance(config, older)
+    made = [f"`{command}`", *(f"*{part}*" if part.startswith("older: ") else part for part in made_with)]
     tables = [path.name for path in sorted(folder.iterdir()) if path.suffix in (".csv", ".md", ".json", ".txt")]
     lines = [f"### {name}", ""]
     if headline := _headline(summary):
         lines += [headline.replace("|", "\\|").replace("<", "&lt;"), ""]
     lines += ["; ".join(part for part in made if part), ""]
     lines += [", ".join(f"[{table}]({quote(f'{name}/{table}')})" for table in tables), ""] if tables else []
-    for path in sorted(folder.iterdir(), key=lambda path: (path.suffix != ".png", path.name)):
-        if path.suffix in (".png", ".gif"):
-            lines += [f"![{path.stem} of {name}]({quote(f'{name}/{path.name}')})", ""]
+    for path in pictures(folder):
+        lines += [f"![{path.stem} of {name}]({quote(f'{name}/{path.name}')})", ""]
     return lines
 
 

@@ -13,10 +13,9 @@ CONFIG_JSON = {
     "system": "operating system and architecture",
     "processor": "its name",
     "cores": "that the process might use",
+    "crc32": "checksum of the rest of this file; plan.json, anchors.json and the cells have one too",
 }
 SUMMARY_JSON = {
     "status": "ok or diverged; the file itself is the mark of a finished run",
     "headline": "what was found, in a sentence",
-    "metrics": "rows and checksum of metrics.csv, which is verified when the folder is used again",
-    "crc32": "checksum of this file, as of config.json, plan.json and the cells",
 }

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from common.errors import BadInput, is_limit
 from common.files import (
+    checksum,
     finite,
     load_checkpoint,
     plain,
@@ -28,6 +29,7 @@ from common.files import (
     read_record,
     remove_stale_temporaries,
     save_checkpoint,
+    write_json,
     write_record,
     write_text,
 )
@@ -41,6 +43,8 @@ from common.provenance import (
     short_hash,
     source_hashes,
 )
+
+SEAL_FILE = ".seal.json"
 
 
 class Run:
@@ -114,20 +118,27 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """The summary of a finished run, else None; BadInput where it, or the table that it is of, is damaged."""
+        """The summary of a finished run, else None; BadInput where it, or the table that it is of, is damaged.
+
+        Its checksum and that of the table stand in `.seal.json` beside it.
+        """
         path = self.folder / "summary.json"
         if not path.exists():
             return None
-        summary = read_record(path)
-        _check_metrics(self.folder / "metrics.csv", summary.pop("metrics", None), "summary.json")
+        summary = read_json(path)
+        seal = read_record(self.folder / SEAL_FILE) if (self.folder / SEAL_FILE).exists() else {}
+        if not isinstance(summary, dict) or seal.get("summary", checksum(path)) != checksum(path):
+            raise BadInput(f"{path} is damaged: delete it and run the command again")
+        _check_metrics(self.folder / "metrics.csv", seal.get("metrics"), path.name)
         return summary
 
     def finish(self, **summary: Any) -> None:
         """Write summary.json, the mark of a finished run; `status` is ok unless given (diverged)."""
         (self.folder / "error.txt").unlink(missing_ok=True)
+        (self.folder / SEAL_FILE).unlink(missing_ok=True)
+        write_json(self.folder / "summary.json", {"status": "ok", **summary})
         counted = _counted(self.folder / "metrics.csv")
-        more = {"metrics": counted} if counted else {}
-        write_record(self.folder / "summary.json", {"status": "ok", **summary, **more})
+        write_record(self.folder / SEAL_FILE, {"summary": checksum(self.folder / "summary.json"), "metrics": counted})
 
     def fail(self, error: str) -> None:
         """Keep the traceback of a crash. No summary is written, so the same command tries again."""

@@ -1,8 +1,8 @@
 """What stops a run: Ctrl-C, SIGTERM, the terminal that is closed, and a parent process that is gone.
 
 SIGINT, SIGTERM and SIGHUP mean the same. Outside a training loop they raise KeyboardInterrupt at once (`hear`); inside one
-(`Interrupt`) the first lets the step be finished and saved. What takes long within a step, an evaluation say, asks
-`leave_if_asked()` now and then.
+(`Interrupt`) the first lets the step be finished and saved. What may take long within a step, an evaluation say, asks
+`leave_if_asked()` now and then: it is waited for, but not for long.
 """
 
 import multiprocessing
@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ from typing import Any, ClassVar
 from tqdm import tqdm
 
 STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+PATIENCE = 5.0  # seconds that an evaluation may still take, so that its row is not lost
 TOLD = "stopping: what is done is being saved; once more stops at once"
 
 
@@ -26,7 +28,7 @@ class Interrupt:
     present: ClassVar["Interrupt | None"] = None
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked, self._since = False, 0.0
 
     def __enter__(self) -> "Interrupt":
         self._before = {number: signal.signal(number, self._note) for number in heard()}
@@ -41,19 +43,19 @@ class Interrupt:
     def _note(self, *_: object) -> None:
         if self.asked:
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked, self._since = True, time.monotonic()
         tqdm.write(TOLD, file=sys.stderr)
 
-    def leave_if_asked(self) -> None:
-        """KeyboardInterrupt if there was a signal."""
-        if self.asked:
+    def leave_if_asked(self, seconds: float = 0.0) -> None:
+        """KeyboardInterrupt if there was a signal so long ago."""
+        if self.asked and time.monotonic() - self._since >= seconds:
             raise KeyboardInterrupt
 
 
 def leave_if_asked() -> None:
-    """KeyboardInterrupt if there was a signal in the loop that this is called from; nothing outside of one."""
+    """KeyboardInterrupt if there was a signal PATIENCE ago in the loop that this is called from; nothing outside of one."""
     if Interrupt.present:
-        Interrupt.present.leave_if_asked()
+        Interrupt.present.leave_if_asked(PATIENCE)
 
 
 def hear() -> None:

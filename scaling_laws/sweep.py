@@ -33,7 +33,7 @@ from typing import Any
 
 from common.cli import figures, parse, run_main, shown
 from common.data import data_root, load_mnist
-from common.device import choose_device
+from common.device import choose_device, threads_asked
 from common.errors import BadInput
 from common.files import write_csv
 from common.pool import Pool
@@ -166,7 +166,10 @@ def main() -> int:
     task = "single" if settings.single else given.preset
     more: dict[str, Any] = {"dataset": mnist.name, "data": digits.name, "presets": PRESETS}
     workers = given.workers or (available_cores() if device.type == "cpu" else 1)
-    threads = max(1, available_cores() // workers)
+    asked = threads_asked(given.threads)
+    threads = asked[0] if asked else max(1, available_cores() // workers)
+    if given.threads:  # sums over another number of threads are not the same to the bit
+        more["threads"] = threads
     with (
         open_run("scaling_laws", task, settings, given, device.type, sources(settings), exclusive=False, **more) as run,
         Pool(workers, start_worker, (threads,)) as pool,

@@ -30,6 +30,26 @@ def test_every_number_comes_back_at_its_step(run, tmp_path, monkeypatch):
         events.main()
 
 
+@pytest.mark.parametrize("table", ["loss\n1\n", "step,loss\nnan,1\n"])
+def test_a_table_without_steps_is_one_sentence(run, tmp_path, monkeypatch, table):
+    (run / "metrics.csv").write_text(table)
+    monkeypatch.setattr(events.importlib.util, "find_spec", lambda _: True)
+    monkeypatch.setattr(sys, "argv", ["events.py", str(run), "--out", str(tmp_path / "out")])
+    with pytest.raises(BadInput, match="has no column step"):
+        events.main()
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_runs_never_share_a_folder(run, tmp_path, monkeypatch):
+    other = tmp_path / "elsewhere" / "rl" / "mine"
+    other.mkdir(parents=True)
+    (other / "metrics.csv").write_text(TABLE)
+    monkeypatch.setattr(events.importlib.util, "find_spec", lambda _: True)
+    monkeypatch.setattr(sys, "argv", ["events.py", str(run), str(other), "--out", str(tmp_path / "out")])
+    with pytest.raises(BadInput, match="two of these runs would be written to"):
+        events.main()
+
+
 def test_without_tensorboard_the_remedy_is_named(run, monkeypatch):
     monkeypatch.setattr(events.importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr(sys, "argv", ["events.py", str(run)])

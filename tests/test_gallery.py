@@ -2,18 +2,22 @@
 
 import json
 import os
+import struct
+import tempfile
 import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import common.run
 from common import gallery
 from common.errors import BadInput
 from common.files import write_json, write_text
-from common.gallery import card_of, gallery_page, reference_page, refresh, run_folders, thinned
+from common.gallery import Figure, card_of, gallery_page, reference_page, refresh, run_folders, thinned
 from common.run import Run
 
 EVIL = "\"><script>alert(1)</script><img src=x onerror=alert(1)>' onclick=alert(1) {{ 7 * 7 }}"
@@ -124,12 +128,98 @@ def test_a_damaged_folder_is_shown_with_what_is_known(tmp_path, file, content):
     assert card_of(run, tmp_path).title == "a"
 
 
+WORDS = st.text("a1é<&\ud800\u2028'\"", max_size=4)
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | WORDS | st.just(10**400),
+    lambda part: st.lists(part, max_size=3) | st.dictionaries(WORDS, part, max_size=3),
+    max_leaves=4,
+)
+KEYS = ["config", "differs", "command", "date", "versions", "device", "cores", "git_commit", "git_dirty"]
+TOLD = ["status", "headline", *gallery.TELLING]
+TASK = st.dictionaries(st.sampled_from(["task", "env", "dataset"]), ANY_JSON)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(KEYS), ANY_JSON) | st.fixed_dictionaries({"config": TASK}),
+    st.dictionaries(st.sampled_from(TOLD), ANY_JSON),
+)
+def test_no_record_of_any_kind_breaks_the_page(config, summary):
+    with tempfile.TemporaryDirectory() as results:
+        make_run(Path(results) / "rl" / "a", config, summary, TABLE)
+        outline = Outline(refresh(Path(results)).read_text(encoding="utf-8"))
+    assert outline.count("article") == 1
+    assert "cannot be read" not in outline.text
+
+
+@pytest.mark.parametrize("date", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "yesterday"])
+def test_a_date_beyond_the_calendar_is_that_of_the_files(tmp_path, date):
+    run = make_run(tmp_path / "rl" / "a", {"date": date})
+    assert card_of(run, tmp_path).seconds == (run / "config.json").stat().st_mtime
+
+
+def test_a_table_that_is_none_is_left_out(tmp_path):
+    write_text(tmp_path / "metrics.csv", f"step,loss\n1,{'9' * 140_000}\n")  # csv reads no longer field
+    assert thinned(tmp_path / "metrics.csv") == {}
+
+
+@pytest.mark.skipif(os.name == "nt" or os.uname().sysname == "Darwin", reason="file names are bytes on Linux alone")
+def test_names_that_are_no_text_are_shown_and_lead_to_their_files(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/rl/\xff"))
+    plain_run(folder, "text")
+    page = refresh(tmp_path).read_text(encoding="utf-8")
+    assert "<h2>?</h2>" in page
+    assert 'src="./rl/%FF/a.png"' in page
+    (data,) = [json.loads(text) for text in Outline(page).scripts[:1]]
+    assert list(data) == ["rl/?"]  # as in the card's data-name, by which the script finds it
+
+
+def test_a_folder_that_cannot_be_read_hides_no_other(tmp_path, monkeypatch):
+    plain_run(tmp_path / "rl" / "a", "text")
+    plain_run(tmp_path / "rl" / "b", "text")
+
+    def gone(folder: Path, *_: Any) -> Any:
+        if folder.name == "a":
+            raise FileNotFoundError("it was here")
+        return card_of(folder, tmp_path)
+
+    monkeypatch.setattr(gallery, "card_of", gone)
+    outline = Outline(gallery_page(tmp_path))
+    assert outline.count("article") == 2
+    assert "cannot be read (it was here)" in outline.text
+
+
+def test_a_figure_keeps_its_room_and_a_tall_one_is_cut(tmp_path):
+    run = make_run(tmp_path / "rl" / "a", {})
+    (run / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 800, 300))
+    (run / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 800, 1300))
+    (run / "c.gif").write_bytes(b"GIF89a" + struct.pack("<HH", 600, 400) + bytes(14))
+    figures = card_of(run, tmp_path).figures
+    assert [(one.width, one.height, one.tall) for one in figures] == [
+        (800, 300, False),
+        (800, 1300, True),
+        (600, 400, False),
+    ]
+
+
+def test_committed_results_have_what_older_json_says_and_no_date_of_a_checkout(tmp_path):
+    make_run(tmp_path / "reference" / "rl" / "a", figures=("curve.png",))
+    make_run(tmp_path / "rl" / "b", {"date": "2020-01-01T00:00:00+00:00"})
+    entry = {"command": "python rl/compare.py", "commit": "abc", "machine": "two cores", "note": "why"}
+    write_json(tmp_path / "reference" / "older.json", {"rl/a": entry})
+    page = gallery_page(tmp_path)
+    assert page.index("<h2>b</h2>") < page.index("<h2>a</h2>")
+    assert "<code>python rl/compare.py</code>" in page
+    assert "<li>commit abc</li>\n<li>two cores</li>\n<li>older: why</li>" in page
+    assert "<span>rl, committed</span>" in page
+
+
 def test_what_a_run_tells(tmp_path):
     run = plain_run(tmp_path / "transformers" / "shakespeare-quick-0123abcd-s0", "text")
     card = card_of(run, tmp_path)
     assert (card.project, card.task, card.status, card.headline) == ("transformers", "text", "ok", "text")
     assert card.date == "2026-11-28 06:00 UTC"
-    assert card.figures == [("a.png", "./transformers/shakespeare-quick-0123abcd-s0/a.png")]
+    assert card.figures == [Figure("a.png", "./transformers/shakespeare-quick-0123abcd-s0/a.png")]
     assert card.metrics == {"step": [1, 2], "val_loss": [2.5, 1.25]}
     assert card_of(make_run(tmp_path / "rl" / "b", {}), tmp_path).status == "unfinished"
     write_text(tmp_path / "rl" / "b" / "error.txt", "Traceback\nValueError: a bug\n")

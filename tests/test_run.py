@@ -255,14 +255,16 @@ def test_rows_of_a_finished_run_are_missed(half_done, how):
             _ = run.summary
 
 
-@pytest.mark.parametrize(
-    "content", ["[1]", "{", "{}", '{"status": "ok", "loss": 0.3}', '{"status": "ok", "loss": 0.2, "crc32": "0"}']
-)
+@pytest.mark.parametrize("content", ["[1]", "{", "{}", '{"status": "ok", "loss": 0.3}'])
 def test_a_damaged_summary_is_one_sentence(half_done, content):
     with open_run(half_done) as run:
+        run.finish(loss=0.2)
         (half_done / "summary.json").write_text(content)
         with pytest.raises(BadInput, match=r"summary\.json is .*: delete it and run the command again"):
             _ = run.summary
+        (half_done / "summary.json").unlink()  # as the sentence says
+        run.finish(loss=0.2)
+        assert run.summary == {"status": "ok", "loss": 0.2}
 
 
 def test_a_table_that_is_none_is_one_sentence(tmp_path):

@@ -35,6 +35,7 @@ from common.errors import BadInput
 from common.files import finite, write_csv, write_json
 from common.live import attempt
 from common.pool import Job, Pool
+from common.progress import progress_bar
 from common.provenance import available_cores
 from common.run import Run, open_run
 from critical_batch.arm_tables import ArmResult, arm_result, measuring_point
@@ -163,7 +164,7 @@ def main() -> int:
         else:
             done = len(list(folder.glob("*.json"))) if folder.exists() else 0
             print(f"plan: {count} cells on {workers} cores, {done} done; results: {shown(run.folder)}")
-        with tqdm(total=count, unit="cell") as bar, Cells(folder, min(workers, count), bar) as cells:
+        with progress_bar(total=count, unit="cell") as bar, Cells(folder, min(workers, count), bar) as cells:
             swept, measured, whole = make_cells(cells, settings, tuning, root, device.type)
         if not whole:
             return 1

@@ -24,7 +24,7 @@ os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,11 @@ def train(run: Run, learner: Learner, plan: Plan, clock: Clock, dtype: torch.dty
 
     def state_now() -> dict[str, Any] | None:
         """What a checkpoint holds; nothing where the loss is not finite, so that the last good one stays."""
-        return {**kept_state(learner, clock), "total": total} if math.isfinite(float(total)) else None
+        return (
+            {**kept_state(learner, clock), "total": total, "plan": asdict(plan)}
+            if math.isfinite(float(total))
+            else None
+        )
 
     with Keeper(run, plan.steps, state_now, done, SAVE_SECONDS, figure) as keep:
         while keep.done < keep.total:

@@ -103,6 +103,8 @@ class Config:
     """episodes of such an evaluation, one of each environment"""
     final_episodes: int = 100
     """episodes of the two evaluations at the end, sampled and greedy"""
+    threads: int | None = None
+    """of a CPU; default: for images OMP_NUM_THREADS, else all cores; for vectors one"""
 
 
 PRESETS: dict[str, dict[str, Any]] = {"quick": {"final_episodes": 20}, "default": {}, "full": {}}

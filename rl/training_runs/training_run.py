@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from common.cli import shown
-from common.device import choose_device, compute_dtype, configure_cpu, keep_freed_memory
+from common.device import choose_device, compute_dtype, configure_cpu, keep_freed_memory, threads_asked
 from common.keeping import Keeper
 from common.live import LiveFigure, attempt
 from common.provenance import available_cores, source_hash
@@ -45,18 +45,30 @@ LOOP = source_hash(__file__)[:12]
 Draw = Callable[[Path, str, dict[str, Any] | None], None]
 
 
-def train(run: Run, trainer: Trainer, figure: LiveFigure, quiet: bool = False) -> bool:
+class Elapsed:
+    """Seconds since the command began, over all its starts."""
+
+    def __init__(self) -> None:
+        self._began, self.earlier = time.perf_counter(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.earlier + time.perf_counter() - self._began
+
+
+def train(run: Run, trainer: Trainer, figure: LiveFigure, elapsed: Elapsed, quiet: bool = False) -> bool:
     """All updates that are not yet made; True if it diverged (a policy or a value that is no finite number)."""
     settings = trainer.settings
     if state := run.resume(
         ("model", "optimizer", "value_optimizer", "collector", "random", "environments", "begun_anew")
     ):
         exact = trainer.load(state)
+        elapsed.earlier = state.get("total_seconds", 0.0)
         if not quiet:
             print(f"going on at step {trainer.step:,}" + ("" if exact else ", with new episodes"))
 
     def state_now() -> dict[str, Any]:
-        return {**trainer.state(), "arguments": asdict(settings)}
+        return {**trainer.state(), "arguments": asdict(settings), "total_seconds": elapsed.seconds}
 
     options: dict[str, Any] = {"figure": figure, "quiet": quiet, "unit_scale": True}
     with Keeper(run, settings.total_steps, state_now, trainer.step, SAVE_SECONDS, **options) as keep:
@@ -81,12 +93,12 @@ def diverged(trainer: Trainer, row: dict[str, float]) -> bool:
 def train_or_find(given: Config, draw: Draw, quiet: bool = False) -> tuple[dict[str, Any], Path]:
     """Train and evaluate what was asked for, or find it done: the summary and the run folder."""
     say = (lambda *_: None) if quiet else print
-    settings = resolve(given)
-    started = time.perf_counter()
+    settings, elapsed = resolve(given), Elapsed()
     model, restorable = probe(settings)
     check_meaning(settings, given, model.image, model.policy.gaussian)
     # Small nets leave the other cores to the environments; a worker of compare.py leaves them to its siblings.
-    configure_cpu(available_cores() if model.image and not quiet else 1)
+    asked = threads_asked(given.threads) if model.image or given.threads is not None else None
+    configure_cpu(asked[0] if asked else available_cores() if model.image and not quiet else 1)
     if model.image:
         keep_freed_memory()
     device, reason = choose_device(given.device, tiny=not model.image)
@@ -113,7 +125,7 @@ def train_or_find(given: Config, draw: Draw, quiet: bool = False) -> tuple[dict[
             return True
 
         try:
-            failed = train(run, trainer, LiveFigure(run.folder / FIGURE, draw_so_far), quiet)
+            failed = train(run, trainer, LiveFigure(run.folder / FIGURE, draw_so_far), elapsed, quiet)
             numbers = {} if failed else final_numbers(trainer)
         finally:
             trainer.close()
@@ -123,7 +135,7 @@ def train_or_find(given: Config, draw: Draw, quiet: bool = False) -> tuple[dict[
             "steps": trainer.step,
             "updates": trainer.updates,
             "train_seconds": trainer.seconds,
-            "total_seconds": time.perf_counter() - started,
+            "total_seconds": elapsed.seconds,
             "steps_per_second": trainer.step / trainer.seconds,
             "n_params": n_params,
             **({"begun_anew": trainer.begun_anew} if trainer.begun_anew else {}),
@@ -180,8 +192,10 @@ def open_folder(settings: Settings, given: Config, device: torch.device, image: 
     With `wait`, a folder in which another command trains the same run is waited for: then that is done.
     """
     more: dict[str, Any] = {"loop": LOOP}
-    if image:  # sums over another number of threads, or in another precision, are not the same to the bit
-        more |= {"threads": torch.get_num_threads(), "dtype": str(compute_dtype(device)[0])}
+    if image or given.threads:  # sums over another number of threads are not the same to the bit
+        more["threads"] = torch.get_num_threads()
+    if image:  # nor are those in another precision
+        more |= {"dtype": str(compute_dtype(device)[0])}
     if is_procgen(settings.env):  # the two draw other levels from one seed
         more["backend"] = backend()
     return open_run("rl", settings.env, settings, given, device.type, ROOTS, presets=PRESETS, wait=wait, **more)

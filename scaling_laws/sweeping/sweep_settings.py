@@ -29,6 +29,8 @@ class CommandLine:
     """draw the figures of this sweep's folder again from its runs.csv, and do nothing else"""
     workers: int = 0
     """processes that train at once; 0: one per core on the CPU, one on an accelerator"""
+    threads: int | None = None
+    """of each worker; default: OMP_NUM_THREADS, else the cores divided by the workers"""
     minutes: float | None = None
     """wall-clock limit: the largest budgets that do not fit are left out, never seeds"""
     dataset: Literal["auto", "mnist", "mnist5k"] = "auto"

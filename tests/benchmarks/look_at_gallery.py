@@ -19,6 +19,8 @@ def use(page: Any, width: int, out: Path) -> None:
     """Filter, copy a command, tick two runs and compare them; a picture of each state."""
     page.set_viewport_size({"width": width, "height": 900})
     page.reload()
+    page.evaluate("scrollTo(0, 0)")  # a reloaded page stays where it was
+    page.wait_for_timeout(300)  # for the pictures that come into sight
     page.screenshot(path=out / f"gallery_{width}.png")
     assert page.evaluate("document.documentElement.scrollWidth") <= width, f"wider than {width} pixels"
     total = page.locator("article").count()
@@ -35,6 +37,10 @@ def use(page: Any, width: int, out: Path) -> None:
     button = page.locator("button.copy").first
     button.click()
     assert button.inner_text() == "copied"
+    page.focus("#search")
+    page.keyboard.press("Control+V")
+    assert page.input_value("#search") == page.locator(".command code").first.inner_text()
+    page.fill("#search", "")
     picks = page.locator("input.pick")
     if picks.count() >= 2:
         for i in (0, 1):

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.stopping import leave_if_asked
 from decoder_model.decoder import Decoder
 from texts.integer_tasks import EVALUATION, IntegerTask
 
@@ -37,7 +36,6 @@ def window_losses(model: Decoder, windows: Tensor, dtype: torch.dtype = torch.fl
     losses = []
     with evaluating(model, dtype):
         for part in windows.split(max(1, TOKENS_AT_ONCE // windows.size(1))):
-            leave_if_asked()
             part = part.to(model.embedding.device).long()
             logits = model(part[:, :-1]).flatten(0, 1)
             losses.append(F.cross_entropy(logits, part[:, 1:].flatten(), reduction="none").view(len(part), -1).cpu())
@@ -84,7 +82,6 @@ def score_integers(model: Decoder, task: IntegerTask, count: int = SEQUENCES) ->
     scored_loss, scored, right, done = 0.0, 0, 0, 0
     with evaluating(model):
         while done < count:
-            leave_if_asked()
             batch = min(count - done, max(1, TOKENS_AT_ONCE // task.context))
             sequences = task.draw(batch, EVALUATION + done)
             logits = model(sequences.inputs)

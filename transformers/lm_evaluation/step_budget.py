@@ -18,7 +18,7 @@ from torch import Tensor
 
 from common.device import configure_cpu, faster_threads, synchronize, threads_asked
 from common.errors import BadInput
-from common.files import read_json, read_record, write_record
+from common.files import load_checkpoint, read_json, read_record, write_record
 from common.provenance import available_cores
 from common.run import Run
 from lm_evaluation.lm_losses import window_losses
@@ -92,8 +92,11 @@ def make_plan(learner: Learner, run: Run, clock: Clock, update: Update) -> Plan:
         use_threads(plan, learner)
         keep_plan(run, plan)
         return plan
-    if (run.folder / "checkpoint.pt").exists():
-        raise BadInput(f"{file} is gone, without which the run in {run.folder} cannot go on: choose another --name")
+    if (run.folder / "checkpoint.pt").exists():  # plan.json has been lost; a checkpoint holds its plan too
+        plan = Plan(**load_checkpoint(run.folder / "checkpoint.pt", ("plan",))["plan"])
+        use_threads(plan, learner)
+        keep_plan(run, plan)
+        return plan
     twin = Learner(settings, learner.text, learner.device, learner.model.compute)
     threads = choose_threads(twin, update)
     if steps := settings.steps or steps_of(given, settings):
@@ -180,7 +183,7 @@ def kept_plan(run: Run, file: Path) -> Plan | None:
     kept = read_record(file)
     del kept["config"]
     if set(kept) != {field.name for field in fields(Plan)}:
-        raise BadInput(f"{file} is damaged: give the run another --name")
+        raise BadInput(f"{file} is damaged: delete it and run the command again")
     return Plan(**kept)
 
 
