@@ -129,7 +129,11 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def checksum(path: Path) -> str:
     """CRC-32 of a file's bytes, as eight hexadecimal digits."""
-    return f"{zlib.crc32(path.read_bytes()):08x}"
+    crc = 0
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            crc = zlib.crc32(part, crc)
+    return f"{crc:08x}"
 
 
 def _seal(record: dict[str, Any]) -> str:

@@ -120,7 +120,7 @@ class Run:
     def summary(self) -> dict[str, Any] | None:
         """The summary of a finished run, else None; BadInput where it, or the table that it is of, is damaged.
 
-        Its checksum and that of the table stand in `.seal.json` beside it.
+        Its checksum and those of table and checkpoint stand in `.seal.json` beside it.
         """
         path = self.folder / "summary.json"
         if not path.exists():
@@ -130,15 +130,27 @@ class Run:
         if not isinstance(summary, dict) or seal.get("summary", checksum(path)) != checksum(path):
             raise BadInput(f"{path} is damaged: delete it and run the command again")
         _check_metrics(self.folder / "metrics.csv", seal.get("metrics"), path.name)
+        self._check_kept_checkpoint(seal.get("checkpoint"))
         return summary
+
+    def _check_kept_checkpoint(self, kept: str | None) -> None:
+        """BadInput where the last checkpoint of a finished run is damaged; a note where somebody has deleted it."""
+        path = self.folder / "checkpoint.pt"
+        if kept and not path.exists():
+            if multiprocessing.parent_process() is None:
+                print(f"NOTE: {path} is gone; the same command trains it again once {self.folder} is deleted")
+        elif kept and checksum(path) != kept:
+            raise BadInput(f"{path} is damaged, though its run is done: delete {self.folder} to train it again")
 
     def finish(self, **summary: Any) -> None:
         """Write summary.json, the mark of a finished run; `status` is ok unless given (diverged)."""
         (self.folder / "error.txt").unlink(missing_ok=True)
         (self.folder / SEAL_FILE).unlink(missing_ok=True)
         write_json(self.folder / "summary.json", {"status": "ok", **summary})
-        counted = _counted(self.folder / "metrics.csv")
-        write_record(self.folder / SEAL_FILE, {"summary": checksum(self.folder / "summary.json"), "metrics": counted})
+        checkpoint = self.folder / "checkpoint.pt"
+        seal = {"summary": checksum(self.folder / "summary.json"), "metrics": _counted(self.folder / "metrics.csv")}
+        seal["checkpoint"] = checksum(checkpoint) if checkpoint.exists() else ""
+        write_record(self.folder / SEAL_FILE, seal)
 
     def fail(self, error: str) -> None:
         """Keep the traceback of a crash. No summary is written, so the same command tries again."""

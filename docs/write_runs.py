@@ -25,7 +25,7 @@ folder, skips what is done and goes on where it was stopped. Made by `python doc
 | `fits.json`, `formulae.md` | sweeps, `fit.py`, `noise_scale.py` | what was fitted |
 | `*.png`, `*.pdf` | while it runs, and at the end | figures; `--redraw FOLDER` draws them again from the tables |
 | `summary.json` | last | what was found: its presence means that the run is done |
-| `.seal.json` | after it | checksums of summary.json and metrics.csv |
+| `.seal.json` | after it | checksums of summary.json, metrics.csv and checkpoint.pt |
 | `error.txt` | on a crash | the traceback; the same command tries again |
 
 Every file but `metrics.csv` is written in one step: it is the old one or the new one, never half. A file that does not pass

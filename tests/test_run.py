@@ -267,6 +267,19 @@ def test_a_damaged_summary_is_one_sentence(half_done, content):
         assert run.summary == {"status": "ok", "loss": 0.2}
 
 
+@pytest.mark.parametrize("how", ["gone", "empty", "half", "bit"])
+def test_the_checkpoint_of_a_finished_run_is_missed(half_done, how, capsys):
+    with open_run(half_done) as run:
+        run.finish(loss=0.2)
+        damage(half_done / "checkpoint.pt", how)
+        if how == "gone":  # somebody needed the space
+            assert run.summary == {"status": "ok", "loss": 0.2}
+            assert "checkpoint.pt is gone; the same command trains it again once" in capsys.readouterr().out
+            return
+        with pytest.raises(BadInput, match=r"checkpoint\.pt is damaged, though its run is done: delete .* to train it"):
+            _ = run.summary
+
+
 def test_a_table_that_is_none_is_one_sentence(tmp_path):
     (tmp_path / "metrics.csv").write_text("step,loss\n1,x\n")
     with pytest.raises(BadInput, match="no table of numbers"):
