@@ -69,7 +69,7 @@ if __name__ == "__main__":
 
 
 def sleeper() -> None:
-        from common.stopping import end_with_parent
+    from common.stopping import end_with_parent
 
     end_with_parent()
     print("ready", flush=True)
