@@ -10,7 +10,7 @@ LAW = {"E": 0.015, "A": 0.1 * 1e4**0.45, "B": 0.1 * 2e4**0.55, "alpha": 0.45, "b
 
 def exact_loss(n: np.ndarray, d: np.ndarray, law: dict[str, float] = LAW) -> np.ndarray:
     """The loss that `law` gives N parameters and D samples."""
-    return np.asarray(loss_law(n, d, *(law[key] for key in CONSTANTS)))
+    return np.asarray(loss_law(n, d, *(law.get(key, 1.0) for key in CONSTANTS)))
 
 
 def runs_of(n: np.ndarray, d: np.ndarray, loss: np.ndarray, flops: np.ndarray) -> Runs:

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize, minimize_scalar
 
 from common.errors import BadInput
+from law_forms.huber_solver import huber
 from laws import power_sum
-from laws.envelope import envelope, envelope_exponent
+from laws.envelope import envelope, envelope_exponent, frontier_exponents
 from laws.isoflop import fit_isoflop, isoflop_groups, parabola_vertices, through_minima
-from laws.parametric import MacsLaw, fit_parametric, macs_law, optimum, optimum_exponents
+from laws.parametric import MacsLaw, cell_draws, fit_parametric, macs_law, optimum, optimum_exponents
 from laws.power_law import fit_power_law, weighted_line
 from laws.run_table import Cells, Runs, make_cells
 from laws.seed_noise import interval, noise_draws
@@ -58,7 +59,7 @@ def test_objective_is_as_low_as_a_slow_reference_with_many_starts():
     for delta in (1e-3, 0.02):
 
         def objective(theta, delta=delta):
-            return 1e4 * power_sum.huber(power_sum.predict_log(theta[None], x)[0] - cells.log_loss, delta).sum()
+            return 1e4 * huber(power_sum.predict_log(theta[None], x)[0] - cells.log_loss, delta).sum()
 
         best = math.inf
         for alpha in (0.25, 0.5, 1.0):
@@ -90,7 +91,7 @@ def test_analytic_step_matches_numerical_gradient():
 
 
 def test_huber_by_hand():
-    assert power_sum.huber(np.array([0.5, -0.5, 3.0]), 1.0).tolist() == [0.125, 0.125, 2.5]
+    assert huber(np.array([0.5, -0.5, 3.0]), 1.0).tolist() == [0.125, 0.125, 2.5]
 
 
 def test_an_outlier_moves_the_small_delta_less():
@@ -320,15 +321,29 @@ def test_envelope_exponent_of_a_known_law():
     d = c / (6 * n)
     loss = exact_loss(n, d)
     cells = cells_of(runs_of(n, d, loss, c))
-    exponent, _ = envelope_exponent(cells, np.zeros((2, len(n))))
-    assert exponent == pytest.approx(0.55, abs=0.02)
+    assert frontier_exponents(cells, cells.log_loss[None])[0] == pytest.approx(0.55, abs=0.02)
 
 
 def test_envelope_leaves_out_edges():
     # loss falls with size at every compute: the largest size always wins, so nothing is certain
     n, c = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e3, 1e4, 5), np.geomspace(1e8, 1e10, 5)))
     cells = cells_of(runs_of(n, c / (6 * n), 1 / n, c))
-    assert len(envelope(cells, cells.log_loss)[0]) == 0
+    assert not np.isfinite(envelope(cells, cells.log_loss[None])[1]).any()
+    assert envelope_exponent(cells, cells.log_loss, np.zeros((30, len(n))), 0.5) is None
+
+
+def test_the_envelopes_interval_counts_the_bias_of_its_grid():
+    """On rectangular grids the interval of the noise alone covers too seldom, or by chance too often."""
+    hits, trials = 0, 20
+    for seed in range(trials):
+        cells = cells_of(table(noise=0.03, seeds=3, seed=seed, sides=8, alpha=0.8, A=0.1 * 1e4**0.8))
+        fit = fit_parametric(cells, 0.02, MacsLaw(), draws=2)
+        law = fit.law.log_loss(cells.n_params, cells.n_samples)
+        noise, *_ = cell_draws(cells, fit.law, cells.log_loss - law, 200, np.random.default_rng(seed))
+        found = envelope_exponent(cells, law, noise, fit.value["a"])
+        assert found is not None
+        hits += found["lo95"] <= 0.55 / (0.8 + 0.55) <= found["hi95"]
+    assert hits >= 17
 
 
 # ---------------------------------------------------------------- one-dimensional laws

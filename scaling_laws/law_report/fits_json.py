@@ -5,21 +5,37 @@ from typing import Any
 
 import numpy as np
 
+from law_report.forms_json import forms_json
 from laws.analysis import Analysis
 from laws.envelope import ENVELOPE_DRAWS
 from laws.parametric import Parametric, optimum_at
 from laws.power_law import PowerLaw
-from laws.seed_noise import DRAWS, interval
+from laws.seed_noise import DRAWS, cell_noise, interval
+from planning.kept_law import keep_law
 
 KEYS = ("E", "A", "B", "alpha", "beta", "a", "b")
 
 
 def parametric_json(fit: Parametric) -> dict[str, Any]:
     """The parametric law's part of fits.json."""
-    named = {key: interval(fit.draws[key], fit.value[key]) for key in KEYS}
+    keys = (*KEYS, "q") if fit.free_q else KEYS
+    named = {key: interval(fit.draws[key], fit.value[key]) for key in keys}
     # M_opt = C / (6 D_opt), so its exponent is 1 - b: the one to compare with Hoffmann's a, whose compute is 6 N D.
     named["a_macs"] = interval(1 - fit.draws["b"], 1 - fit.value["b"])
     return {**named, "delta": fit.delta, "misfit": fit.misfit, "misfit_ratio": fit.misfit_ratio}
+
+
+def _widened(result: Analysis) -> dict[str, Any]:
+    """The law at the top. Where cells are too few to know the form, its intervals hold those with q free as well."""
+    named = parametric_json(result.parametric)
+    if result.choice.rivals or result.other_q is None:
+        return named
+    other = parametric_json(result.other_q)
+    for key in (*KEYS, "a_macs"):
+        ends = [part[key][end] for part in (named, other) for end in ("lo95", "hi95")]
+        if None not in ends:
+            named[key] = {**named[key], "lo95": min(ends), "hi95": max(ends)}
+    return named
 
 
 def power_law_json(law: PowerLaw, **at: float) -> dict[str, Any]:
@@ -57,8 +73,13 @@ def to_json(result: Analysis) -> dict[str, Any]:
         ]
         left_out = [{"flops": flops, "reason": reason} for flops, reason in result.lines_left_out]
         isoflop = {**result.isoflop, "lines": lines, "left_out": left_out}
+    both = [fit for fit in (result.parametric, result.other_q) if fit]
+    low, high = result.e_profile
     return {
-        **parametric_json(result.parametric),
+        **_widened(result),
+        "E_profile": {"value": result.parametric_at_noise.value["E"], "lo95": low, "hi95": high},
+        **{"q_free" if fit.free_q else "q_1": parametric_json(fit) for fit in both},
+        "forms": forms_json(result),
         "optimum": {"flops": reference, **optimum_at(reference, result.parametric, result.macs)},
         "example": {"flops": example, **optimum_at(example, result.parametric, result.macs)},
         "a_without_one_size": result.a_without_one_size,
@@ -70,6 +91,7 @@ def to_json(result: Analysis) -> dict[str, Any]:
         "loss_vs_samples": [power_law_json(law, n_params=at) for at, law in result.by_samples],
         "error_rate_vs_compute": power_law_json(result.error_rate) if result.error_rate else None,
         "macs": {"k": result.macs.k, "p": result.macs.p, "largest_log_error": result.macs.error},
+        "prediction": keep_law(result),
         "data": {
             "dataset": result.table.dataset,
             "runs": len(runs.loss),
@@ -77,6 +99,7 @@ def to_json(result: Analysis) -> dict[str, Any]:
             "diverged_left_out": result.table.n_diverged,
             "near_chance_left_out": result.n_near_chance,
             "noise": cells.noise if len(cells.residuals) else None,
+            "noise_of_a_cell": cell_noise(cells) if len(cells.residuals) else None,
             "bootstrap_draws": DRAWS,
             "envelope_bootstrap_draws": ENVELOPE_DRAWS,
         },

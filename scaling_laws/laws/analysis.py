@@ -7,14 +7,28 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import BadInput
+from law_forms.form_choice import Choice, compare_forms, q_is_free
+from law_forms.form_fits import fit_folds
 from laws.envelope import envelope, envelope_exponent
 from laws.isoflop import IsoFlop, fit_isoflop, isoflop_groups, through_minima
-from laws.parametric import HUBER_DELTA, MacsLaw, Parametric, fit_parametric, macs_law
+from laws.parametric import (
+    HUBER_DELTA,
+    MacsLaw,
+    Parametric,
+    cell_draws,
+    check_table,
+    fit_parametric,
+    macs_law,
+    optimum_exponents,
+    profile_interval,
+)
 from laws.power_law import PowerLaw, fit_power_law
 from laws.power_sum import Array
+from laws.predictive import Predictive, make_predictive
 from laws.run_table import CHANCE_LOSS, Cells, Runs, Table, make_cells, read_table
-from laws.seed_noise import DRAWS, interval, noise_draws
+from laws.seed_noise import DRAWS, cell_noise, interval, noise_draws
+
+MOST_FOLDS = 12  # sizes that are left out one at a time; with more than that, neighbours go together
 
 
 @dataclass(frozen=True)
@@ -28,6 +42,10 @@ class Analysis:
     macs: MacsLaw
     parametric: Parametric
     parametric_at_noise: Parametric  # the same law with Huber's delta at the noise
+    other_q: Parametric | None  # the law with q free where `parametric` has q = 1, and the other way round
+    e_profile: tuple[float, float]
+    choice: Choice
+    predictive: Predictive
     a_without_one_size: dict[str, float] | None  # the least and the largest
     lines: list[IsoFlop]
     lines_left_out: list[tuple[float, str]]  # compute, and why
@@ -54,18 +72,21 @@ def analyse(table: Table, delta: float, chance_loss: float = math.inf, seed: int
     """All fits of a table; `chance_loss` is what guessing costs, infinite where that is not known."""
     cells, n_near_chance = make_cells(table.runs, chance_loss)
     macs = macs_law(cells.n_params, cells.flops / (6 * cells.n_samples))
-    parametric = fit_parametric(cells, delta, macs, seed=seed)
-    spread = parametric.misfit
-    if len(cells.residuals):
-        spread = cells.noise * math.sqrt(float(np.mean(1 / cells.seeds)))
+    check_table(cells)
+    additive = fit_parametric(cells, delta, macs, seed=seed)
+    spread = max(cell_noise(cells) if len(cells.residuals) else additive.misfit, 1e-6)
+    noise_known = cell_noise(cells) if len(cells.residuals) else math.nan
+    choice = compare_forms(cells.n_params, cells.n_samples, cells.flops, cells.log_loss, spread, noise_known)
+    free = fit_parametric(cells, delta, macs, seed=seed, free_q=True) if len(cells.log_loss) >= 8 else None
+    parametric, other = (free, additive) if free and q_is_free(choice) else (additive, free)
+    at_noise = fit_parametric(cells, spread, macs, seed=seed, free_q=parametric.free_q)
     rng = np.random.default_rng(seed)
     residuals = cells.residuals
     if not len(residuals):  # one seed per cell: the law's own residuals stand in for the seeds'
         residuals = rng.normal(0, parametric.misfit, 1000)
     noise = noise_draws(residuals, cells.seeds, DRAWS, rng)
     lines, left_out = _isoflop_lines(cells, noise)
-    exponent, draws = envelope_exponent(cells, noise)
-    log_c, log_n, _ = envelope(cells, cells.log_loss)
+    log_c, log_n, _ = (row.ravel() for row in envelope(cells, cells.log_loss[None]))
     enough = len(lines) >= 3
     return Analysis(
         table=table,
@@ -74,18 +95,31 @@ def analyse(table: Table, delta: float, chance_loss: float = math.inf, seed: int
         noise=noise,
         macs=macs,
         parametric=parametric,
-        parametric_at_noise=fit_parametric(cells, max(spread, 1e-6), macs, seed=seed),
-        a_without_one_size=_without_one_size(cells, delta, macs),
+        parametric_at_noise=at_noise,
+        other_q=other,
+        e_profile=profile_interval(cells, at_noise),
+        choice=choice,
+        predictive=make_predictive(cells, choice, spread, seed),
+        a_without_one_size=_without_one_size(cells, delta, macs, parametric),
         lines=lines,
         lines_left_out=left_out,
         isoflop=_through_lines(lines, middle_power_of_ten(cells)) if enough else None,
-        frontier={"a": interval(draws, exponent)} if math.isfinite(exponent) else None,
-        frontier_sizes=(np.exp(log_c), np.exp(log_n)),
+        frontier=_frontier(cells, at_noise, seed),
+        frontier_sizes=(np.exp(log_c)[np.isfinite(log_n)], np.exp(log_n)[np.isfinite(log_n)]),
         by_compute=_by_compute(lines, delta) if enough else None,
         by_params=_slices(cells, cells.n_samples, cells.n_params, noise, delta, most=2),
         by_samples=_slices(cells, cells.n_params, cells.n_samples, noise, delta, most=3),
         error_rate=_error_rate(cells, lines, rng) if enough else None,
     )
+
+
+def _frontier(cells: Cells, fit: Parametric, seed: int) -> dict[str, Any] | None:
+    """Approach 1's exponent; what the cells differ from the law by is drawn as for the law's own intervals."""
+    sizes = cells.n_params, cells.n_samples
+    log_loss = fit.law.log_loss(*sizes)
+    noise, *_ = cell_draws(cells, fit.law, cells.log_loss - log_loss, DRAWS, np.random.default_rng(seed))
+    found = envelope_exponent(cells, log_loss, noise, fit.value["a"])
+    return {"a": found} if found else None
 
 
 def middle_power_of_ten(cells: Cells) -> float:
@@ -148,16 +182,20 @@ def _error_rate(cells: Cells, lines: list[IsoFlop], rng: np.random.Generator) ->
     return fit_power_law(cells.flops[best], cells.log_error[best], noise, 1e-3)
 
 
-def _without_one_size(cells: Cells, delta: float, macs: MacsLaw) -> dict[str, float] | None:
+def _without_one_size(cells: Cells, delta: float, macs: MacsLaw, fit: Parametric) -> dict[str, float] | None:
     """The least and largest exponent a when one size at a time is left out: how much hangs on a single width."""
-    found = []
-    for size in np.unique(cells.n_params):
-        kept = cells.without(cells.n_params == size)
-        try:
-            found.append(fit_parametric(kept, delta, macs, draws=2).value["a"])
-        except BadInput:  # too few cells remain
-            return None
-    return {"least": min(found), "largest": max(found)}
+    sizes = np.unique(cells.n_params)
+    groups = np.array_split(sizes, min(MOST_FOLDS, len(sizes)))
+    kept = np.array([~np.isin(cells.n_params, group) for group in groups])
+    enough = len(fit.law.theta) + 1
+    if len(groups) < 4 or kept.sum(1).min() < enough or any(len(np.unique(cells.n_samples[row])) < 3 for row in kept):
+        return None
+    x = fit.law.sizes(cells.n_params, cells.n_samples)
+    theta = fit_folds(fit.law.form, x, cells.log_loss, delta, kept.astype(float))
+    if not np.all(theta[:, 3:5] > 0):
+        return None
+    found = np.asarray(optimum_exponents(theta[:, 3], theta[:, 4], macs.p)[0])
+    return {"least": float(found.min()), "largest": float(found.max())}
 
 
 # ---------------------------------------------------------------- a sweep

@@ -1,4 +1,8 @@
-"""Approach 3 of Hoffmann et al. 2022: the law L = E + A / N^alpha + B / D^beta, and the optimum it has in closed form."""
+"""Approach 3 of Hoffmann et al. 2022: the law L = E + [(A / N^alpha)^q + (B / D^beta)^q]^(1/q), theirs at q = 1.
+
+A power mean of the two terms, with its optimum in closed form. q < 1 says that what is short of both parameters and data
+does worse than the two shortages added.
+"""
 
 import math
 from collections.abc import Mapping
@@ -6,17 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import f as f_distribution
+from scipy.stats import chi2
 
 from common.errors import BadInput
-from laws.power_sum import Array, bootstrap_power_sum, fit_power_sum, predict_log
+from law_forms.form_fits import Law, bootstrap_form, fit_form, profile_of_e
+from law_forms.forms import FORMS
+from law_forms.huber_solver import Array
+from law_forms.shared_misses import shared_misses
 from laws.run_table import Cells
-from laws.seed_noise import DRAWS, interval, noise_draws
+from laws.seed_noise import DRAWS, cell_noise, interval, misfit_ratio, noise_draws
 
 Number = float | Array
 HUBER_DELTA = 1e-3  # in log loss, Hoffmann et al.'s
-CONSTANTS = ("E", "A", "B", "alpha", "beta")  # in the order in which `loss_law` takes them
-WEBB = np.sqrt([0.5, 1.0, 1.5])[[0, 1, 2, 0, 1, 2]] * [1, 1, 1, -1, -1, -1]  # mean 0, variance 1
+CONSTANTS = ("E", "A", "B", "alpha", "beta", "q")  # in the order in which `loss_law` takes them
 
 
 @dataclass(frozen=True)
@@ -38,105 +44,160 @@ def macs_law(n_params: Array, macs: Array) -> MacsLaw:
     return MacsLaw(math.exp(log_k), float(p), float(np.abs(y - log_k - p * x).max()))
 
 
-def loss_law(n: Number, d: Number, e: Number, a: Number, b: Number, alpha: Number, beta: Number) -> Number:
-    """Hoffmann et al. 2022, eq. 2: L(N, D) = E + A / N^alpha + B / D^beta."""
-    return e + a / n**alpha + b / d**beta
+def loss_law(n: Number, d: Number, e: Number, a: Number, b: Number, alpha: Number, beta: Number, q: Number = 1) -> Any:
+    """L(N, D) = E + [(A / N^alpha)^q + (B / D^beta)^q]^(1/q); q = 1 is Hoffmann et al. 2022, eq. 2."""
+    log_terms = np.log(a) - alpha * np.log(n), np.log(b) - beta * np.log(d)
+    return e + np.exp(np.logaddexp(q * log_terms[0], q * log_terms[1]) / q)
 
 
 def optimum_exponents(alpha: Number, beta: Number, p: float = 1.0) -> tuple[Number, Number]:
-    """(a, b) of N_opt ~ C^a and D_opt ~ C^b under C = 6 k N^p D; a p + b = 1. With p = 1: Hoffmann et al., eq. 4."""
+    """(a, b) of N_opt ~ C^a and D_opt ~ C^b under C = 6 k N^p D; a p + b = 1. With p = 1: Hoffmann et al., eq. 4.
+
+    q is not in them: where the two terms balance, their ratio is one constant at every compute.
+    """
     return beta / (alpha + p * beta), alpha / (alpha + p * beta)
 
 
 def optimum(flops: Number, law: Mapping[str, Any], macs: MacsLaw) -> tuple[Number, Number]:
-    """(N_opt, D_opt) that minimise A / N^alpha + B / D^beta at C = 6 k N^p D: setting the derivative to 0 gives
+    """(N_opt, D_opt) that minimise the loss at C = 6 k N^p D.
 
-    N_opt = (alpha A / (p beta B))^(1 / (alpha + p beta)) (C / 6k)^(beta / (alpha + p beta)), D_opt = C / (6k N_opt^p).
-    `law` has A, B, alpha and beta, each a number or an array of bootstrap draws.
+    There alpha (A / N^alpha)^q = p beta (B / D^beta)^q, which gives N_opt = G (C / 6k)^(beta / (alpha + p beta)) with
+    G = [(alpha / (p beta))^(1/q) A / B]^(1 / (alpha + p beta)), and D_opt = C / (6k N_opt^p). `law` has A, B, alpha, beta
+    and, where it is not 1, q, each a number or an array of bootstrap draws.
     """
     total = law["alpha"] + macs.p * law["beta"]
-    ratio = law["alpha"] * law["A"] / (macs.p * law["beta"] * law["B"])
+    ratio = (law["alpha"] / (macs.p * law["beta"])) ** (1 / law.get("q", 1.0)) * law["A"] / law["B"]
     n = ratio ** (1 / total) * (flops / (6 * macs.k)) ** (law["beta"] / total)
     return n, flops / (6 * macs.k * n**macs.p)
 
 
+def least_loss(flops: Number, law: Mapping[str, Any], macs: MacsLaw) -> Number:
+    """The loss at the optimum: E + A / N_opt^alpha (1 + alpha / (p beta))^(1/q), a power of C with E added.
+
+    Its exponent is alpha beta / (alpha + p beta).
+    """
+    n, _ = optimum(flops, law, macs)
+    share = (1 + law["alpha"] / (macs.p * law["beta"])) ** (1 / law.get("q", 1.0))
+    return law["E"] + law["A"] * n ** -law["alpha"] * share
+
+
 @dataclass(frozen=True)
 class Parametric:
-    """A fit of the parametric law: values and bootstrap draws of E, A, B, alpha, beta, a, b, by name."""
+    """A fit of the parametric law: values and bootstrap draws of E, A, B, alpha, beta, q, a, b, by name."""
 
     value: dict[str, float]
     draws: dict[str, Array]
     delta: float
-    misfit: float  # root mean square of the cells' residuals, with 5 degrees of freedom taken off
-    misfit_ratio: float  # misfit over what the seeds' noise explains; 1 where that is all (F test at 5%)
+    misfit: float  # root mean square of the cells' residuals, with the parameters' degrees of freedom taken off
+    misfit_ratio: float  # misfit over what the seeds' noise explains, at least 1
+    free_q: bool
+    law: Law
+    samples: Array  # the draws as rows of the form's parameters
 
-    def loss(self, n: Number, d: Number) -> Number:
+    def loss(self, n: Number, d: Number) -> Any:
         """The predicted loss of N parameters and D samples."""
         return loss_law(n, d, *(self.value[key] for key in CONSTANTS))
 
 
-def fit_parametric(cells: Cells, delta: float, macs: MacsLaw, draws: int = DRAWS, seed: int = 0) -> Parametric:
-    """Approach 3 of Hoffmann et al. 2022 (eq. 3): sum of Huber_delta over cells of log predicted minus log observed.
-
-    The bootstrap fits the fitted law plus the seeds' noise. Where the law misses the cells by more than that, the rest
-    of the residuals is added as misses shared by all cells of a size: each size's own, times a random factor (wild
-    cluster bootstrap with the six-point weights of Webb 2014). BadInput for fewer than 6 cells, fewer than 3 sizes or
-    numbers of samples, or a loss that does not fall with both.
-    """
-    if len(cells.log_loss) < 6:
+def check_table(cells: Cells, parameters: int = 5) -> None:
+    """BadInput for fewer cells than can be fitted, fewer than 3 sizes or 3 numbers of samples."""
+    if len(cells.log_loss) < parameters + 1:
         raise BadInput(
-            f"the law has 5 parameters: it needs at least 6 cells (N, D), and there are {len(cells.log_loss)}"
+            f"the law has {parameters} parameters: it needs at least {parameters + 1} cells (N, D), "
+            f"and there are {len(cells.log_loss)}"
         )
     for name, values in (("n_params", cells.n_params), ("n_samples", cells.n_samples)):
         if len(np.unique(values)) < 3:
             raise BadInput(f"the law needs at least 3 different {name}, and there are {len(np.unique(values))}")
-    x = np.log(np.stack([cells.n_params, cells.n_samples], 1))
-    theta = fit_power_sum(x, cells.log_loss, delta)
-    for name, exponent in (("n_params", theta[3]), ("n_samples", theta[4])):
+
+
+def fit_parametric(
+    cells: Cells, delta: float, macs: MacsLaw, draws: int = DRAWS, seed: int = 0, free_q: bool = False
+) -> Parametric:
+    """Approach 3 of Hoffmann et al. 2022 (eq. 3): sum of Huber_delta over cells of log predicted minus log observed.
+
+    With `free_q` the power mean, else q = 1. The bootstrap fits the fitted law plus the seeds' noise and, as far as the
+    law misses the cells by more, misses shared by all cells of a size (`misfit_noise`). BadInput for too small a table
+    and for a loss that does not fall with both N and D.
+    """
+    form = FORMS["power mean" if free_q else "additive"]
+    check_table(cells, len(form.parameters))
+    sizes = cells.n_params, cells.n_samples
+    law = fit_form(form, *sizes, cells.log_loss, delta)
+    for name, exponent in (("n_params", law.theta[3]), ("n_samples", law.theta[4])):
         if exponent <= 0:
             raise BadInput(f"the loss does not fall with {name}: there is no optimum at fixed compute")
-    residual = cells.log_loss - predict_log(theta[None], x)[0]
-    misfit = math.sqrt(float(np.sum(residual**2)) / (len(residual) - 5))
+    residual = cells.log_loss - law.log_loss(*sizes)
+    degrees = len(residual) - len(form.parameters)
+    misfit = math.sqrt(float(np.sum(residual**2)) / degrees)
     rng = np.random.default_rng(seed)
-    ratio = 1.0
+    noise, *_ = cell_draws(cells, law, residual, draws, rng)
+    ratio = misfit_ratio(cells, misfit, degrees)
+    samples = bootstrap_form(law, *sizes, noise, delta)
+    value = {key: float(column[0]) for key, column in _named(law.theta[None], law.centre, macs).items()}
+    return Parametric(value, _named(samples, law.centre, macs), delta, misfit, ratio, free_q, law, samples)
+
+
+def cell_draws(
+    cells: Cells, law: Law, residual: Array, draws: int, rng: np.random.Generator
+) -> tuple[Array, Array, Array]:
+    """What the cells' log losses may differ by from a law's, (draws, K): the seeds' noise and shared misses.
+
+    With it the deviations (draws,) of shared misses, and of a cell's noise, that each draw was made with.
+
+    Where each cell has one run, all that is known of the noise is the distance from the law: Gaussian then, of a variance
+    drawn from its posterior.
+    """
+    jacobian = law.form.law(law.theta[None], law.sizes(cells.n_params, cells.n_samples))[1][0]
+    known = cell_noise(cells) if len(cells.residuals) else math.nan
+    misses = shared_misses(jacobian, residual, cells.n_params, cells.n_samples, known)
+    shared, rows = misses.draws(draws, rng)
     if len(cells.residuals):
-        noise = noise_draws(cells.residuals, cells.seeds, draws, rng)
-        ratio = misfit_ratio(cells, misfit, 5)
-        if ratio > 1:
-            left = residual * math.sqrt((1 - 1 / ratio**2) * len(residual) / (len(residual) - 5))
-            size = np.unique(cells.n_params, return_inverse=True)[1].ravel()
-            noise += left * rng.choice(WEBB, (draws, size.max() + 1))[:, size]
-    else:  # one seed per cell: all that is known of the noise is the distance from the law
-        noise = rng.choice(residual * math.sqrt(len(residual) / (len(residual) - 5)), (draws, len(residual)))
-    samples = bootstrap_power_sum(theta, x, noise, delta)
-    value = {key: float(column[0]) for key, column in _named(theta[None], macs).items()}
-    return Parametric(value, _named(samples, macs), delta, misfit, ratio)
+        return noise_draws(cells.residuals, cells.seeds, draws, rng) + shared, misses.tau[rows], misses.sigma[rows]
+    stretch = np.sqrt(misses.degrees / rng.chisquare(misses.degrees, draws))
+    sigma = misses.sigma[rows] * stretch
+    noise = shared * stretch[:, None] + sigma[:, None] * rng.standard_normal((draws, len(residual)))
+    return noise, misses.tau[rows] * stretch, sigma
 
 
-def misfit_ratio(cells: Cells, misfit: float, parameters: int) -> float:
-    """Misfit over the noise of the cells' means, or 1 where an F test at 5% sees no difference."""
-    expected = cells.noise * math.sqrt(float(np.mean(1 / cells.seeds)))
-    degrees = (len(cells.log_loss) - parameters, max(1, int(np.sum(cells.seeds - 1))))
-    ratio = misfit / max(expected, 1e-12)
-    return ratio if expected > 0 and ratio**2 > f_distribution.ppf(0.95, *degrees) else 1.0
-
-
-def _named(theta: Array, macs: MacsLaw) -> dict[str, Array]:
-    e, a, b, alpha, beta = theta.T
-    falls = (alpha > 0) & (beta > 0)  # a draw without an optimum has no exponents
+def _named(theta: Array, centre: Array, macs: MacsLaw) -> dict[str, Array]:
+    """The law's constants from rows of parameters (B, 5 or 6) about `centre`; no exponents where there is no optimum."""
+    e, a, b, alpha, beta = theta.T[:5]
+    falls = (alpha > 0) & (beta > 0)
     a_opt, b_opt = (np.where(falls, value, np.nan) for value in optimum_exponents(alpha, beta, macs.p))
-    return {"E": np.exp(e), "A": np.exp(a), "B": np.exp(b), "alpha": alpha, "beta": beta, "a": a_opt, "b": b_opt}
+    q = np.exp(theta[:, 5]) if theta.shape[1] > 5 else np.ones(len(theta))
+    constants = {"E": np.exp(e), "A": np.exp(a + alpha * centre[0]), "B": np.exp(b + beta * centre[1])}
+    return {**constants, "alpha": alpha, "beta": beta, "q": q, "a": a_opt, "b": b_opt}
+
+
+def profile_interval(cells: Cells, fit: Parametric, points: int = 61) -> tuple[float, float]:
+    """The 95% profile interval of E: where the least Huber sum rises by half of chi2's 95% point, 1.92.
+
+    In units of the noise of a cell's mean, or of the residuals where they are larger. Meant for a fit whose delta is
+    the noise, where the sum is close to a log likelihood.
+    """
+    spread = max(fit.misfit, cell_noise(cells) if len(cells.residuals) else 0.0, 1e-9)
+    e = np.linspace(0, float(np.exp(cells.log_loss.min())) * 0.999, points)
+    sums = profile_of_e(fit.law, cells.n_params, cells.n_samples, cells.log_loss, fit.delta, e)
+    rise = (sums - sums.min()) / spread**2 - chi2.ppf(0.95, 1) / 2
+    inside = np.flatnonzero(rise <= 0)
+    first, last = int(inside[0]), int(inside[-1])
+
+    def crossing(i: int, j: int) -> float:
+        return float(e[i] + (e[j] - e[i]) * rise[i] / (rise[i] - rise[j]))
+
+    low = float(e[0]) if first == 0 else crossing(first - 1, first)
+    return low, float(e[-1]) if last == points - 1 else crossing(last, last + 1)
 
 
 def optimum_at(flops: float, fit: Parametric, macs: MacsLaw) -> dict[str, dict[str, float | None]]:
     """N_opt, D_opt and the predicted loss at a compute, each with its interval."""
     n, d = optimum(flops, fit.value, macs)
     n_draws, d_draws = optimum(flops, fit.draws, macs)
-    loss_draws = loss_law(n_draws, d_draws, *(fit.draws[key] for key in CONSTANTS))
     return {
         "N": interval(np.asarray(n_draws), float(n)),
         "D": interval(np.asarray(d_draws), float(d)),
-        "loss": interval(np.asarray(loss_draws), float(fit.loss(n, d))),
+        "loss": interval(np.asarray(least_loss(flops, fit.draws, macs)), float(least_loss(flops, fit.value, macs))),
     }
 
 
@@ -145,6 +206,6 @@ def optimum_curves(flops: Array, fit: Parametric, macs: MacsLaw) -> dict[str, tu
     draws = {name: values[:, None] for name, values in fit.draws.items()}
     best, many = optimum(flops, fit.value, macs), optimum(flops[None], draws, macs)
     return {
-        key: (np.asarray(value), *np.percentile(np.asarray(spread), [2.5, 97.5], axis=0))
+        key: (np.asarray(value), *np.nanpercentile(np.asarray(spread), [2.5, 97.5], axis=0))
         for key, value, spread in zip("ND", best, many, strict=True)
     }

@@ -1,17 +1,11 @@
-"""The one solver behind the laws: fits of log L = log(E + sum_j exp(c_j - g_j x_j)), thousands at once.
+"""Fits of log L = log(E + sum_j exp(c_j - g_j x_j)), thousands at once: with one term L = E + K / x^g, x a log size."""
 
-With one term it is L = E + K / x^g, with two Hoffmann et al.'s law of N and D; x are log sizes.
-"""
-
-import math
-from typing import Any
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-Array = NDArray[Any]
-SMALLEST_E = 1e-8  # in units of the smallest loss: log E stays finite where the data want none
+from law_forms.huber_solver import Array, minimise
 
 
 def predict_log(theta: Array, x: Array) -> Array:
@@ -33,50 +27,17 @@ def _log_and_shares(theta: Array, x: Array) -> tuple[Array, Array]:
     return (np.log(total) + top)[:, :, 0], shares
 
 
-def huber(residual: Array, delta: float) -> Array:
-    """Huber 1964: quadratic up to delta, linear beyond."""
-    size = np.abs(residual)
-    return np.where(size <= delta, size**2 / 2, delta * (size - delta / 2))
+def _value_and_gradient(theta: Array, x: Array) -> tuple[Array, Array]:
+    value, share = _log_and_shares(theta, x)
+    return value, np.concatenate([share, -share[:, :, 1:] * x[None]], 2)
 
 
-def minimise(x: Array, y: Array, theta: Array, delta: float, iterations: int = 300) -> tuple[Array, Array]:
-    """Minimise sum_k Huber_delta(predict_log - y) for many data sets, or from many starts, at once.
+def _bounds(theta: Array, floor: Array) -> Array:
+    theta[:, 0] = np.maximum(theta[:, 0], floor)
+    return theta
 
-    x (K, J) centred log sizes, y (B, K) log losses, theta (B, 1 + 2J) starts -> the minima (B, 1 + 2J) and their
-    objectives (B,). Levenberg-Marquardt steps on the quadratic that touches the Huber function from above at the
-    present residuals (iteratively reweighted least squares): no accepted step goes up.
-    """
-    theta = theta.copy()
-    floor = y.min(1) + math.log(SMALLEST_E)
-    damping = np.full(len(theta), 1e-3)
-    active = np.arange(len(theta))
-    value = huber(predict_log(theta, x) - y, delta).sum(1)
-    quiet = np.zeros(len(theta), dtype=int)
-    for _ in range(iterations):
-        now, target = theta[active], y[active]
-        model, share = _log_and_shares(now, x)
-        jacobian = np.concatenate([share, -share[:, :, 1:] * x[None]], 2)
-        residual = model - target
-        weight = delta / np.maximum(np.abs(residual), delta)
-        weighted = jacobian * weight[:, :, None]
-        curvature = weighted.transpose(0, 2, 1) @ jacobian
-        gradient = np.einsum("bkp,bk->bp", weighted, residual)
-        diagonal = np.einsum("bpp->bp", curvature)
-        ridge = damping[active, None] * diagonal + 1e-12 * diagonal.max(1, keepdims=True) + 1e-30
-        step = np.linalg.solve(curvature + np.eye(theta.shape[1]) * ridge[:, None, :], gradient[:, :, None])[:, :, 0]
-        proposal = now - np.clip(step, -2, 2)
-        proposal[:, 0] = np.maximum(proposal[:, 0], floor[active])
-        new = huber(predict_log(proposal, x) - target, delta).sum(1)
-        better = new < value[active]
-        gain = (value[active] - new) / np.maximum(value[active], 1e-300)
-        quiet[active] = np.where(better & (gain > 1e-9), 0, quiet[active] + 1)
-        theta[active[better]] = proposal[better]
-        value[active[better]] = new[better]
-        damping[active] = np.clip(np.where(better, damping[active] / 5, damping[active] * 5), 1e-12, 1e9)
-        active = active[(quiet[active] < 12) & (value[active] > 1e-28)]
-        if len(active) == 0:
-            break
-    return theta, value
+
+_fit = partial(minimise, _value_and_gradient, bounds=_bounds)
 
 
 def fit_power_sum(x: Array, y: Array, delta: float) -> Array:
@@ -88,9 +49,9 @@ def fit_power_sum(x: Array, y: Array, delta: float) -> Array:
     centre = x.mean(0)
     centred = x - centre
     starts = _starts(centred, y)
-    theta, value = minimise(centred, np.broadcast_to(y, (len(starts), len(y))), starts, delta, iterations=60)
+    theta, value = _fit(centred, np.broadcast_to(y, (len(starts), len(y))), starts, delta, iterations=60)
     best = np.argsort(value)[:4]  # polish the best few: a small delta makes the last digits slow
-    theta, value = minimise(centred, np.broadcast_to(y, (len(best), len(y))), theta[best], delta, iterations=1000)
+    theta, value = _fit(centred, np.broadcast_to(y, (len(best), len(y))), theta[best], delta, iterations=1000)
     return _shift(theta[int(np.argmin(value))][None], centre)[0]
 
 
@@ -99,7 +60,7 @@ def bootstrap_power_sum(theta: Array, x: Array, noise: Array, delta: float) -> A
     centre = x.mean(0)
     start = _shift(theta[None], -centre)
     data = predict_log(theta[None], x) + noise
-    samples, _ = minimise(x - centre, data, np.repeat(start, len(data), 0), delta)
+    samples, _ = _fit(x - centre, data, np.repeat(start, len(data), 0), delta)
     return _shift(samples, centre)
 
 

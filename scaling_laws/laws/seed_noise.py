@@ -1,11 +1,14 @@
 """The noise of the seeds, taken over all cells together, and the bootstrap intervals that it gives."""
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import f as f_distribution
 
 from laws.power_sum import Array
+from laws.run_table import Cells
 
 DRAWS = 1000  # bootstrap resamples
 
@@ -19,6 +22,19 @@ def noise_draws(residuals: Array, seeds: NDArray[np.int64], draws: int, rng: np.
         cells = np.flatnonzero(seeds == s)
         noise[:, cells] = rng.choice(residuals, (draws, len(cells), s)).mean(2)
     return noise
+
+
+def cell_noise(cells: Cells) -> float:
+    """Standard deviation of a cell's mean log loss over draws of its seeds, all cells together."""
+    return cells.noise * math.sqrt(float(np.mean(1 / cells.seeds)))
+
+
+def misfit_ratio(cells: Cells, misfit: float, degrees: int) -> float:
+    """A law's misfit over the noise of the cells' means, or 1 where an F test at 5% sees no difference."""
+    expected = cell_noise(cells) if len(cells.residuals) else 0.0
+    ratio = misfit / max(expected, 1e-12)
+    most = f_distribution.ppf(0.95, degrees, max(1, int(np.sum(cells.seeds - 1))))
+    return ratio if expected > 0 and ratio**2 > most else 1.0
 
 
 def interval(draws: Array, value: float) -> dict[str, Any]:
