@@ -118,7 +118,7 @@ def run_name(task: str, differs: Mapping[str, Any], tail: str) -> str:
     def plain_words(value: Any) -> str:
         if isinstance(value, list | tuple):
             return "_".join(map(plain_words, value))
-        text = f"{value:g}" if isinstance(value, float) else str(value)
+        text = f"{value:g}".replace("e+", "e") if isinstance(value, float) else str(value)
         return re.sub(r"[^A-Za-z0-9._-]", "-", Path(text).stem if "/" in text or os.sep in text else text)
 
     name = plain_words(task.replace("/", "-")).lstrip("._-")[: NAME_LIMIT - len(tail) - 1] or "run"

@@ -88,7 +88,7 @@ def interaction(theta: Array, x: Array) -> tuple[Array, Array]:
     """L = E + A N^-alpha + B D^-beta + G N^-alpha D^-beta: nets that are small do worse still with little data."""
     (e, a, b, alpha, beta, g), n, d = _sizes(theta, x)
     value, (s0, s1, s2, s3) = _log_sum([e + 0 * n, a - alpha * n, b - beta * d, g - alpha * n - beta * d])
-    return value, np.stack([s0, s1, s2, -(s1 + s3) * n, -(s2 + s3) * d, s3], 2)
+    return value, np.stack([s0, s1, s2, -n * (s1 + s3), -d * (s2 + s3), s3], 2)
 
 
 def data_term(theta: Array, x: Array) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@ ValueAndGradient = Callable[[Array, Array], tuple[Array, Array]]
 # What keeps parameters where they mean something: theta (B, P), floor of log E (B,) -> theta (B, P)
 Bounds = Callable[[Array, Array], Array]
 SMALLEST_E = 1e-8  # in units of the smallest loss: log E stays finite where the data want none
-LARGEST_BLOCK = 3_000_000  # numbers in one array of derivatives: a core's cache holds no more
+LARGEST_BLOCK = 500_000  # numbers in one array of derivatives: what the caches hold
 
 
 def huber(residual: Array, delta: float) -> Array:

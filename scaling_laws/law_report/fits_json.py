@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from law_report.forms_json import forms_json
+from law_report.kept_json import keep_law
 from laws.analysis import Analysis
 from laws.envelope import ENVELOPE_DRAWS
 from laws.parametric import Parametric, optimum_at
 from laws.power_law import PowerLaw
 from laws.seed_noise import DRAWS, cell_noise, interval
-from planning.kept_law import keep_law
 
 KEYS = ("E", "A", "B", "alpha", "beta", "a", "b")
 

@@ -52,8 +52,8 @@ def forms_text(fits: dict[str, Any]) -> list[str]:
         return [f"Forms of the law: {forms['reason']}."]
     ways = [part["name"] for part in forms["table"][0]["held_out"]]
     lines = [
-        "Forms of the law, each with the root mean square (bias) of log predicted minus log observed on cells held out "
-        f"(seed noise of a cell's mean: {_three(fits['data']['noise_of_a_cell'])}):",
+        f"Predictions use this form: {forms['chosen']}. All forms, each with the root mean square (bias) of log predicted "
+        f"minus log observed on cells held out (seed noise of a cell's mean: {_three(fits['data']['noise_of_a_cell'])}):",
         "",
         f"| form | parameters | {' | '.join(ways)} | held-out error | fit: rms | chi2 / dof | BIC |",
         f"| --- | --- |{' --- |' * len(ways)} --- | --- | --- | --- |",

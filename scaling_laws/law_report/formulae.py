@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from law_report.forms_json import forms_text
+
 
 def number(value: float | None, digits: int = 3) -> str:
     """A number as a person writes it: 12,300 or 0.0523 or 1.2e+11, and ? for one that is not known."""
@@ -44,10 +46,11 @@ def formulae(fits: dict[str, Any]) -> str:
     lines = [
         f"Fitted{what}: {data['runs']} runs in {data['cells']} cells, {seeds}{noise}; left out: "
         f"{data['diverged_left_out']} diverged runs, {data['near_chance_left_out']} cells near chance. "
-        "Brackets: 95% bootstrap intervals.",
+        "Brackets: 95% bootstrap intervals, for the test images of the table.",
         "",
-        f"**Loss**: L(N, D) = E + A / N^α + B / D^β nats, E = {span(fits['E'])}, A = {span(fits['A'])}, "
-        f"B = {span(fits['B'])}, α = {span(fits['alpha'])}, β = {span(fits['beta'])}.",
+        f"**Loss**: L(N, D) = {law_of(fits)} nats, E = {span(fits['E'])} (profile interval "
+        f"[{number(fits['E_profile']['lo95'])}, {number(fits['E_profile']['hi95'])}]), A = {span(fits['A'])}, "
+        f"B = {span(fits['B'])}, α = {span(fits['alpha'])}, β = {span(fits['beta'])}{_q(fits)}.",
         "",
         f"**Optimal size and data at compute C** ({compute}):",
         "",
@@ -65,12 +68,12 @@ def formulae(fits: dict[str, Any]) -> str:
         "| --- | --- | --- |",
         *(f"| {name} | {span(a)} | {span(b) if b else ''} |" for name, a, b in rows),
     ]
-    lines += ["", *_power_law_lines(fits)]
+    lines += ["", *forms_text(fits), "", *_power_law_lines(fits)]
     if fits["misfit_ratio"] > 1:
         lines += [
             "",
             f"The cells lie {fits['misfit_ratio']:.1f} times further from the parametric law than the seeds' noise explains. "
-            "Its intervals include this, as misses that all cells of a size share.",
+            "Its intervals count such misses, as shared by all cells of a size.",
         ]
     if fits["a_without_one_size"]:
         least, largest = (number(fits["a_without_one_size"][key]) for key in ("least", "largest"))
@@ -78,6 +81,17 @@ def formulae(fits: dict[str, Any]) -> str:
     for item in (fits["isoflop"] or {}).get("left_out", []):
         lines += ["", f"IsoFLOP budget {item['flops']:.2g} left out: {item['reason']}."]
     return "\n".join(lines) + "\n"
+
+
+def law_of(fits: Mapping[str, Any]) -> str:
+    """The parametric law as a formula."""
+    return "E + [(A / N^α)^q + (B / D^β)^q]^(1/q)" if "q" in fits else "E + A / N^α + B / D^β"
+
+
+def _q(fits: Mapping[str, Any]) -> str:
+    if "q" in fits:
+        return f", q = {span(fits['q'])} (q = 1 would add the two terms)"
+    return f" (q = 1; with q free {span(fits['q_free']['q'])})" if "q_free" in fits else ""
 
 
 def _ab(part: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from common.plots import PALETTE, band, new_figure, save_figure, sequence, style
+from law_report.forms_json import draw_forms
+from law_report.formulae import law_of
 from laws.analysis import Analysis
 from laws.isoflop import IsoFlop
 from laws.parametric import optimum_curves
@@ -26,6 +28,8 @@ def draw_all(result: Analysis, fits: dict[str, Any], folder: Path, title: str) -
         save_figure(draw_optimum(result, fits, title), folder / "optimum")
         save_figure(draw_power_laws(result, fits, title), folder / "power_laws")
         save_figure(draw_parametric(result, fits, title), folder / "parametric")
+        if forms := draw_forms(result, fits, title):
+            save_figure(forms, folder / "forms")
 
 
 # ---------------------------------------------------------------- helpers
@@ -263,7 +267,7 @@ def draw_parametric(result: Analysis, fits: dict[str, Any], title: str) -> Figur
         residual = cells.log_loss[rows] - np.log(np.asarray(law.loss(size, cells.n_samples[rows])))
         axes[1].errorbar(cells.n_samples[rows], residual, np.abs(spread), fmt="o", ms=4, elinewidth=1, color=color)
     axes[0].set(xscale="log", yscale="log", xlabel="training samples D", ylabel="test loss, nats")
-    axes[0].set_title("Lines: L = E + A/N^α + B/D^β", loc="left")
+    axes[0].set_title(f"Lines: L = {law_of(fits)}", loc="left")
     axes[0].legend(title="parameters N", fontsize=7, title_fontsize=7, ncols=3)
     headroom(axes[0], 0.2)
     plain_log_axis(axes[0], "y")

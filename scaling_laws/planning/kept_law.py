@@ -1,6 +1,5 @@
 """The law as fits.json keeps it for later predictions: every form that counts, with draws of its parameters."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from common.files import read_json
 from law_forms.form_fits import Law
 from law_forms.forms import FORMS
 from law_forms.huber_solver import Array
-from laws.analysis import Analysis
 from laws.parametric import MacsLaw
 from laws.predictive import ErrorLine, Predictive, WeightedForm
 from nets.flop_count import macs_per_image, n_params
@@ -51,47 +49,6 @@ class KeptLaw:
         n = np.round(np.geomspace(low / 1000, high * 1000, 2000))
         n = np.unique(n[n >= 1])
         return np.zeros(len(n), dtype=int), n, self.macs_at(n)
-
-
-def keep_law(result: Analysis) -> dict[str, Any]:
-    """The `prediction` part of fits.json."""
-    predictive, cells = result.predictive, result.cells
-    errors = predictive.errors
-    return {
-        "forms": [
-            {
-                "form": form.law.form.name,
-                "weight": form.weight,
-                "parameters": dict(zip(form.law.form.parameters, form.law.theta.tolist(), strict=True)),
-                "centre": {"log_N": form.law.centre[0], "log_D": form.law.centre[1]},
-                # A row: the parameters of a bootstrap draw, and the deviation of its shared misses.
-                "draws": [_row(sample, tau) for sample, tau in zip(form.samples, form.tau, strict=True)],
-            }
-            for form in predictive.forms
-        ],
-        "noise": predictive.noise,
-        "log_error": {"intercept": errors.intercept, "slope": errors.slope, "scatter": errors.scatter}
-        if errors
-        else None,
-        "our_net": _is_our_net(result),
-        "range": {
-            name: [float(values.min()), float(values.max())]
-            for name, values in (("n_params", cells.n_params), ("n_samples", cells.n_samples), ("flops", cells.flops))
-        },
-    }
-
-
-def _row(sample: Array, tau: float) -> str:
-    return " ".join(f"{value:.6g}" for value in (*sample, tau))
-
-
-def _is_our_net(result: Analysis) -> bool:
-    ours = {n_params(w): macs_per_image(w) for w in range(1, WIDEST + 1)}
-    macs = result.cells.flops / (6 * result.cells.n_samples)
-    return all(
-        n in ours and math.isclose(m, ours[int(n)], rel_tol=1e-6)
-        for n, m in zip(result.cells.n_params.tolist(), macs.tolist(), strict=True)
-    )
 
 
 def read_law(path: Path) -> KeptLaw:
