@@ -49,13 +49,14 @@ def shared_misses(jacobian: Array, residual: Array, n_params: Array, n_samples: 
     sigma, log_weight = np.empty(GRID), np.empty(GRID)
     for i, step in enumerate(grid):
         ratio = (step * scale / noise if known else step) ** 2  # tau^2 / sigma^2
+        log_prior = -math.log1p(ratio)
         log_dets, square = _restricted(jacobian, residual, design, ratio)
         if known:
             sigma[i] = noise
-            log_weight[i] = -(log_dets + square / noise**2) / 2
+            log_weight[i] = log_prior - (log_dets + square / noise**2) / 2
         else:  # sigma^2 integrated out under its scale-free prior
             sigma[i] = math.sqrt(max(square, 1e-300) / degrees)
-            log_weight[i] = -(log_dets + degrees * math.log(max(square, 1e-300))) / 2
+            log_weight[i] = log_prior - (log_dets + degrees * math.log(max(square, 1e-300))) / 2
     weight = np.exp(log_weight - log_weight.max())
     tau = grid * (scale if known else sigma)
     return SharedMisses(design, tau, sigma, weight / weight.sum(), degrees)

@@ -9,9 +9,9 @@ from law_report.forms_json import forms_json
 from law_report.kept_json import keep_law
 from laws.analysis import Analysis
 from laws.envelope import ENVELOPE_DRAWS
-from laws.parametric import Parametric, optimum_at
+from laws.parametric import Parametric, optimum_at, q_in_doubt
 from laws.power_law import PowerLaw
-from laws.seed_noise import DRAWS, cell_noise, interval
+from laws.seed_noise import DRAWS, cell_noise, interval, stretched
 
 KEYS = ("E", "A", "B", "alpha", "beta", "a", "b")
 
@@ -26,16 +26,15 @@ def parametric_json(fit: Parametric) -> dict[str, Any]:
 
 
 def _widened(result: Analysis) -> dict[str, Any]:
-    """The law at the top. Where cells are too few to know the form, its intervals hold those with q free as well."""
-    named = parametric_json(result.parametric)
-    if result.choice.rivals or result.other_q is None:
+    """The law at the top. Where it has q = 1 but that is in doubt, its intervals are those with q free.
+
+    Each is stretched to hold its value.
+    """
+    named, free = parametric_json(result.parametric), result.other_q
+    if result.parametric.free_q or free is None or not q_in_doubt(result.choice, free.draws["q"]):
         return named
-    other = parametric_json(result.other_q)
-    for key in (*KEYS, "a_macs"):
-        ends = [part[key][end] for part in (named, other) for end in ("lo95", "hi95")]
-        if None not in ends:
-            named[key] = {**named[key], "lo95": min(ends), "hi95": max(ends)}
-    return named
+    other = parametric_json(free)
+    return named | {key: stretched(other[key], named[key]["value"]) for key in (*KEYS, "a_macs")}
 
 
 def power_law_json(law: PowerLaw, **at: float) -> dict[str, Any]:

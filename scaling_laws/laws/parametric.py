@@ -13,6 +13,7 @@ import numpy as np
 from scipy.stats import chi2
 
 from common.errors import BadInput
+from law_forms.form_choice import EXACT, Choice
 from law_forms.form_fits import Law, bootstrap_form, fit_form, profile_of_e
 from law_forms.forms import FORMS
 from law_forms.huber_solver import Array
@@ -66,8 +67,9 @@ def optimum(flops: Number, law: Mapping[str, Any], macs: MacsLaw) -> tuple[Numbe
     and, where it is not 1, q, each a number or an array of bootstrap draws.
     """
     total = law["alpha"] + macs.p * law["beta"]
-    ratio = (law["alpha"] / (macs.p * law["beta"])) ** (1 / law.get("q", 1.0)) * law["A"] / law["B"]
-    n = ratio ** (1 / total) * (flops / (6 * macs.k)) ** (law["beta"] / total)
+    with np.errstate(invalid="ignore"):  # a draw without an optimum
+        ratio = (law["alpha"] / (macs.p * law["beta"])) ** (1 / law.get("q", 1.0)) * law["A"] / law["B"]
+        n = ratio ** (1 / total) * (flops / (6 * macs.k)) ** (law["beta"] / total)
     return n, flops / (6 * macs.k * n**macs.p)
 
 
@@ -77,7 +79,8 @@ def least_loss(flops: Number, law: Mapping[str, Any], macs: MacsLaw) -> Number:
     Its exponent is alpha beta / (alpha + p beta).
     """
     n, _ = optimum(flops, law, macs)
-    share = (1 + law["alpha"] / (macs.p * law["beta"])) ** (1 / law.get("q", 1.0))
+    with np.errstate(invalid="ignore"):
+        share = (1 + law["alpha"] / (macs.p * law["beta"])) ** (1 / law.get("q", 1.0))
     return law["E"] + law["A"] * n ** -law["alpha"] * share
 
 
@@ -158,6 +161,19 @@ def cell_draws(
     sigma = misses.sigma[rows] * stretch
     noise = shared * stretch[:, None] + sigma[:, None] * rng.standard_normal((draws, len(residual)))
     return noise, misses.tau[rows] * stretch, sigma
+
+
+def q_in_doubt(choice: Choice, q: Array) -> bool:
+    """Whether a law with q = 1 needs the intervals of one with q free, whose draws of q (B,) are given.
+
+    It does where forms were not compared, where those draws leave 1 out, and where q free predicted the held-out cells
+    better, if not by enough to be taken.
+    """
+    errors = {rival.name: rival.error for rival in choice.rivals}
+    if not errors or errors["additive"] > max(errors["power mean"], EXACT):
+        return True
+    low, high = np.percentile(q, [2.5, 97.5])
+    return not low - 1e-6 <= 1 <= high + 1e-6
 
 
 def _named(theta: Array, centre: Array, macs: MacsLaw) -> dict[str, Array]:

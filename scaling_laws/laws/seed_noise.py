@@ -44,3 +44,10 @@ def interval(draws: Array, value: float) -> dict[str, Any]:
         return {"value": value, "lo95": None, "hi95": None}
     low, high = np.percentile(finite, [2.5, 97.5])
     return {"value": value, "lo95": float(low), "hi95": float(high)}
+
+
+def stretched(item: dict[str, Any], value: float) -> dict[str, Any]:
+    """An interval around another `value`, stretched to hold it."""
+    if item["lo95"] is None:
+        return {**item, "value": value}
+    return {"value": value, "lo95": min(item["lo95"], value), "hi95": max(item["hi95"], value)}
