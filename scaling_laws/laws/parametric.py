@@ -23,6 +23,7 @@ from laws.seed_noise import DRAWS, cell_noise, interval, misfit_ratio, noise_dra
 
 Number = float | Array
 HUBER_DELTA = 1e-3  # in log loss, Hoffmann et al.'s
+ONE_BUDGET = 1.05  # computes within this factor are one
 CONSTANTS = ("E", "A", "B", "alpha", "beta", "q")  # in the order in which `loss_law` takes them
 
 
@@ -103,7 +104,7 @@ class Parametric:
 
 
 def check_table(cells: Cells, parameters: int = 5) -> None:
-    """BadInput for fewer cells than can be fitted, fewer than 3 sizes or 3 numbers of samples."""
+    """BadInput for fewer cells than can be fitted, fewer than 3 sizes or 3 numbers of samples, or a single compute."""
     if len(cells.log_loss) < parameters + 1:
         raise BadInput(
             f"the law has {parameters} parameters: it needs at least {parameters + 1} cells (N, D), "
@@ -112,6 +113,8 @@ def check_table(cells: Cells, parameters: int = 5) -> None:
     for name, values in (("n_params", cells.n_params), ("n_samples", cells.n_samples)):
         if len(np.unique(values)) < 3:
             raise BadInput(f"the law needs at least 3 different {name}, and there are {len(np.unique(values))}")
+    if cells.flops.max() < ONE_BUDGET * cells.flops.min():
+        raise BadInput("all cells have the same compute: the law needs at least two budgets")
 
 
 def fit_parametric(
