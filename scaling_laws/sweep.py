@@ -4,7 +4,7 @@
 
 trains more than a hundred small conv nets, each on its own number of transformed digits seen once, and ends in formulae
 for the optimal model size and data size at a given compute. About 4 minutes on two CPU cores (`--preset quick`: under
-one). Expect N_opt ~ C^0.33 and D_opt ~ C^0.45: since multiply-adds grow like N^1.7, compute is split about evenly, as in
+one). Expect N_opt ~ C^0.31 and D_opt ~ C^0.48: since multiply-adds grow like N^1.7, compute is split about evenly, as in
 Hoffmann et al. Everything is in the folder that it prints: runs.csv (one row per run), fits.json, formulae.md and the
 figures. The same command again skips what is done.
 

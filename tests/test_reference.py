@@ -7,13 +7,18 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from law_forms.form_fits import fit_form
+from law_forms.forms import FORMS
 from law_report.fits_json import to_json
 from law_report.formulae import formulae, number
 from laws.analysis import analyse
-from laws.run_table import CHANCE_LOSS, read_table
-from pages import page
+from laws.run_table import CHANCE_LOSS, make_cells, read_table
+from pages import one_line, page
+from planning.best_cell import Budget, predicted
+from planning.kept_law import read_law
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "results/reference/scaling_laws/default"
@@ -25,16 +30,58 @@ def fits() -> dict:
     return json.loads((REFERENCE / "fits.json").read_text())
 
 
-def test_the_committed_fits_follow_from_the_committed_runs(fits):
-    again = to_json(analyse(read_table(REFERENCE / "runs.csv"), 1e-3, CHANCE_LOSS))
-    for part, committed in ((again, fits), (again["noise_matched"], fits["noise_matched"])):
-        for key in ("alpha", "beta", "a", "b"):
+@pytest.fixture(scope="module")
+def again() -> dict:
+    return to_json(analyse(read_table(REFERENCE / "runs.csv"), 1e-3, CHANCE_LOSS))
+
+
+def test_the_committed_fits_follow_from_the_committed_runs(fits, again):
+    for part in ("noise_matched", "q_1", "q_free"):
+        for key in ("E", "alpha", "beta", "a", "b"):
             for end in ("value", "lo95", "hi95"):
-                assert part[key][end] == pytest.approx(committed[key][end], rel=0.02), key
+                expected = pytest.approx(fits[part][key][end], rel=0.02, abs=1e-4)
+                assert again[part][key][end] == expected, (part, key, end)
     for key in ("a", "b"):
         assert again["isoflop"][key] == pytest.approx(fits["isoflop"][key], rel=1e-6)
+    assert again["frontier"]["a"] == pytest.approx(fits["frontier"]["a"], rel=0.02)
     assert again["data"] == pytest.approx(fits["data"])
+    assert {key: again["q_free"][key] for key in fits["q_free"]} == {key: again[key] for key in fits["q_free"]}
     assert formulae(fits) in (REFERENCE / "formulae.md").read_text()
+
+
+def test_the_form_is_chosen_by_what_was_held_out(fits, again):
+    forms = again["forms"]
+    assert forms["chosen"] == fits["forms"]["chosen"] == "power mean"
+    assert len(forms["table"]) == 9
+    rows = {row["form"]: row for row in forms["table"]}
+    for name, row in rows.items():
+        committed = next(other for other in fits["forms"]["table"] if other["form"] == name)
+        assert row["held_out_error"] == pytest.approx(committed["held_out_error"], rel=0.01), name
+        eighth = next(part for part in row["held_out"] if part["name"] == "C <= C_max / 8")
+        sizes = row["held_out"][-1]
+        assert eighth["cells"] == 23
+        error = f"{row['held_out_error']:.3f}"
+        error = f"**{error}**" if name == forms["chosen"] else error
+        numbers = f"{eighth['rms']:.3f} ({eighth['bias']:+.3f}) | {sizes['rms']:.3f} | {error} | "
+        numbers += f"{row['chi2_per_degree']:.2f} |"
+        lines = [line for line in PAGE.splitlines() if line.endswith(numbers)]
+        assert any(f"| {row['parameters']} |" in line for line in lines), name
+    least = min(row["held_out_error"] for row in forms["table"])
+    assert rows["power mean"]["held_out_error"] == least
+    assert f"the noise of a cell's mean being {fits['data']['noise_of_a_cell']:.3f}" in one_line(PAGE)
+
+
+def test_with_few_cells_the_additive_law_predicts_better():
+    """What the page says of C_max / 16."""
+    cells = make_cells(read_table(REFERENCE / "runs.csv").runs, CHANCE_LOSS)[0]
+    kept = cells.flops <= cells.flops.max() / 16 * 1.02
+    assert kept.sum() == 30
+    errors = {}
+    for name in ("additive", "power mean"):
+        law = fit_form(FORMS[name], cells.n_params[kept], cells.n_samples[kept], cells.log_loss[kept], 0.0394)
+        missed = law.log_loss(cells.n_params[~kept], cells.n_samples[~kept]) - cells.log_loss[~kept]
+        errors[name] = math.sqrt(np.mean(missed**2))
+    assert errors["additive"] < errors["power mean"]
 
 
 def test_readme_quotes_the_committed_numbers(fits):
@@ -43,11 +90,52 @@ def test_readme_quotes_the_committed_numbers(fits):
 
     for item in (fits["a"], fits["b"], fits["isoflop"]["a"], fits["isoflop"]["b"], fits["frontier"]["a"]):
         assert quoted(item) in PAGE
-    for item in (fits["alpha"], fits["beta"], fits["a_macs"]):
+    for item in (fits["alpha"], fits["beta"], fits["q"], fits["a_macs"], fits["error_rate_vs_compute"]["exponent"]):
         assert quoted(item) in PAGE
+    assert quoted(fits["E"], 3) in PAGE
+    assert f"test loss of {quoted(fits['example']['loss'], 3)}" in one_line(PAGE)
     assert f"{fits['data']['runs']} runs" in PAGE
     for symbol, item in (("N", fits["example"]["N"]), ("D", fits["example"]["D"])):
         assert number(item["value"]) in PAGE, symbol
+    n, d = (number(fits["optimum"][symbol]["value"]) for symbol in "ND")
+    formula = (
+        f"N_opt = {n} (C / 1e10)^{fits['a']['value']:.3f} parameters on D_opt = {d} (C / 1e10)^{fits['b']['value']:.3f}"
+    )
+    assert formula in one_line(PAGE)
+    least, largest = (fits["a_without_one_size"][key] for key in ("least", "largest"))
+    assert f"a stays between {least:.2f} and {largest:.2f}" in one_line(PAGE)
+    assert f"misses these cells by {fits['q_1']['misfit_ratio']:.1f} times" in one_line(PAGE)
+
+
+def test_the_predictions_are_those_of_the_committed_law(fits):
+    """Made before their runs, from the fits that are committed: the same again to the last digit that is quoted."""
+    law = read_law(REFERENCE / "fits.json")
+    files = sorted((REFERENCE.parent / "predictions").glob("*.json"), key=lambda path: float(path.stem))
+    assert len(files) == 5
+    for path in files:
+        kept = json.loads(path.read_text())
+        cell = Budget(law, float(path.stem)).cell()
+        assert (cell.width, cell.n_samples) == (kept["cell"]["width"], kept["cell"]["n_samples"])
+        assert law.flops[1] < cell.flops <= 8.01 * law.flops[1]
+        loss = predicted(law, cell, 3)["loss"]
+        for end in ("value", "lo95", "hi95"):
+            assert loss[end] == pytest.approx(kept["loss"][end], rel=1e-3)
+        ratio = kept["half_width"] / kept["half_width_of_seeds_alone"]
+        told = f"{loss['value']:.4f} [{loss['lo95']:.4f}, {loss['hi95']:.4f}] | {ratio:.2f} |"
+        assert f"| {path.stem} | {cell.width} | {cell.n_samples:,} | {told}" in PAGE
+
+
+def test_readme_quotes_the_plan_for_1e12():
+    law = read_law(REFERENCE / "fits.json")
+    budget = Budget(law, 1e12)
+    cell = budget.cell()
+    loss = predicted(law, cell, 3)["loss"]
+    told = (
+        f"width {cell.width} on {cell.n_samples:,} images, {loss['value']:.4f} [{loss['lo95']:.4f}, {loss['hi95']:.4f}]"
+    )
+    assert told in one_line(PAGE)
+    costs = [part["loss_increase"] for part in (budget.elsewhere(2.0), budget.elsewhere(0.5)) if part]
+    assert f"costs {costs[0]:.1%} of loss, one twice too small {costs[1]:.1%}" in one_line(PAGE)
 
 
 def test_reference_meets_what_was_asked_of_the_default_sweep(fits):
