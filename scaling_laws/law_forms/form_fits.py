@@ -62,15 +62,20 @@ def fit_folds(form: Form, x: Array, y: Array, delta: float, kept: Array) -> Arra
     starts = form.widen(additive_starts(x, y))
     folds, n = np.repeat(np.arange(len(kept)), len(starts)), len(starts)
 
-    def search(theta: Array, rows: Array, iterations: int) -> tuple[Array, Array]:
+    def search(theta: Array, rows: Array, iterations: int, tolerance: float) -> tuple[Array, Array]:
         data = np.broadcast_to(y, (len(rows), len(y)))
-        return minimise(form.law, x, data, theta, delta, iterations, kept[rows], form.bounds)
+        return minimise(form.law, x, data, theta, delta, iterations, kept[rows], form.bounds, tolerance)
 
-    theta, value = search(np.tile(starts, (len(kept), 1)), folds, 60)
-    best = np.argsort(value.reshape(-1, n), axis=1)[:, :3] + n * np.arange(len(kept))[:, None]
-    theta, value = search(theta[best.ravel()], folds[best.ravel()], 1000)  # a small delta makes the last digits slow
-    place = value.reshape(-1, best.shape[1]).argmin(1)
+    theta, value = search(np.tile(starts, (len(kept), 1)), folds, 60, 1e-9)
+    best = _lowest(value.reshape(-1, n))[:, :3] + n * np.arange(len(kept))[:, None]
+    theta, value = search(theta[best.ravel()], folds[best.ravel()], 1000, 1e-14)  # a small delta is slow
+    place = _lowest(value.reshape(best.shape))[:, 0]
     return theta.reshape(len(kept), best.shape[1], -1)[np.arange(len(kept)), place]
+
+
+def _lowest(value: Array) -> Array:
+    """Places of the sums (F, S) in ascending order; of those that are alike the first, whatever their last digits say."""
+    return np.argsort(np.round(np.log(np.maximum(value, 1e-300)), 4), axis=1, kind="stable")
 
 
 def bootstrap_form(law: Law, n_params: Array, n_samples: Array, noise: Array, delta: float) -> Array:

@@ -30,18 +30,22 @@ def minimise(
     iterations: int = 300,
     weight: Array | None = None,
     bounds: Bounds | None = None,
+    tolerance: float = 1e-9,
 ) -> tuple[Array, Array]:
     """Minimise sum_k weight_k Huber_delta(law - y) for many data sets, or from many starts, at once.
 
     x (K, J) centred log sizes, y (B, K) log losses, theta (B, P) starts, weight (B, K) (0 leaves a point out; default
     1) -> the minima (B, P) and their objectives (B,). Levenberg-Marquardt steps on the quadratic that touches the Huber
-    function from above at the present residuals (iteratively reweighted least squares): no accepted step goes up.
+    function from above at the present residuals (iteratively reweighted least squares): no accepted step goes up. A fit
+    ends after a dozen steps that lower its objective by less than a share of `tolerance`.
     """
     rows = max(1, LARGEST_BLOCK // (len(x) * theta.shape[1]))
     weight = np.ones((1, len(x))) if weight is None else weight
     weight = np.broadcast_to(weight, y.shape)
     parts = [
-        _minimise_block(law, x, y[i : i + rows], theta[i : i + rows], delta, iterations, weight[i : i + rows], bounds)
+        _minimise_block(
+            law, x, y[i : i + rows], theta[i : i + rows], delta, iterations, weight[i : i + rows], bounds, tolerance
+        )
         for i in range(0, len(theta), rows)
     ]
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
@@ -56,6 +60,7 @@ def _minimise_block(
     iterations: int,
     weight: Array,
     bounds: Bounds | None,
+    tolerance: float,
 ) -> tuple[Array, Array]:
     theta = theta.copy()
     floor = y.min(1) + np.log(SMALLEST_E)
@@ -81,7 +86,7 @@ def _minimise_block(
         new = (weight[active] * huber(new_model - y[active], delta)).sum(1)
         better = new < value[active]
         gain = (value[active] - new) / np.maximum(value[active], 1e-300)
-        quiet[active] = np.where(better & (gain > 1e-9), 0, quiet[active] + 1)
+        quiet[active] = np.where(better & (gain > tolerance), 0, quiet[active] + 1)
         theta[active[better]] = proposal[better]
         value[active[better]] = new[better]
         damping[active] = np.clip(np.where(better, damping[active] / 5, damping[active] * 5), 1e-12, 1e9)

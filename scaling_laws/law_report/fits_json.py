@@ -13,6 +13,7 @@ from laws.parametric import Parametric, optimum_at, q_in_doubt
 from laws.power_law import PowerLaw
 from laws.seed_noise import DRAWS, cell_noise, interval, stretched
 
+DIGITS = 7
 KEYS = ("E", "A", "B", "alpha", "beta", "a", "b")
 
 
@@ -55,7 +56,23 @@ def power_law_json(law: PowerLaw, **at: float) -> dict[str, Any]:
 
 
 def to_json(result: Analysis) -> dict[str, Any]:
-    """fits.json: the parametric law at the top, the other approaches beside it."""
+    """fits.json: the parametric law at the top, the other approaches beside it.
+
+    To DIGITS digits: the last ones hang on where in memory the processor's matrix routines find their numbers.
+    """
+    return rounded(_all_parts(result))
+
+
+def rounded(value: Any, digits: int = DIGITS) -> Any:
+    """With every float to so many significant digits."""
+    if isinstance(value, dict):
+        return {name: rounded(part, digits) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(part, digits) for part in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
+
+
+def _all_parts(result: Analysis) -> dict[str, Any]:
     cells, runs = result.cells, result.table.runs
     reference, example = result.reference_flops, result.example_flops
     isoflop = None

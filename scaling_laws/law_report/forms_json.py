@@ -25,11 +25,11 @@ def _rival_json(rival: Rival, weight: float) -> dict[str, Any]:
         "form": rival.name,
         "formula": FORMS[rival.name].formula,
         "parameters": rival.parameters,
-        "rms": rival.rms,
+        "rms": round(rival.rms, 6),
         "chi2_per_degree": rival.chi2,
         "bic": rival.bic,
-        "held_out_error": rival.error,
-        "weight": weight,
+        "held_out_error": round(rival.error, 6),
+        "weight": round(weight, 6),
         "held_out": [_held_out_json(part) for part in rival.held_out],
     }
     return finite(row)
@@ -40,8 +40,8 @@ def _held_out_json(part: HeldOut) -> dict[str, Any]:
         "name": part.name,
         "trained_on": part.trained_on,
         "cells": len(part.errors),
-        "rms": part.rms,
-        "bias": float(part.errors.mean()),
+        "rms": round(part.rms, 6),
+        "bias": round(float(part.errors.mean()), 6),  # of errors that nearly cancel
     }
 
 
