@@ -155,7 +155,7 @@ def test_too_few_cells_are_not_compared():
     assert choice.name == "additive"
     assert choice.rivals == []
     assert f"26 cells are too few to compare forms ({LEAST_CELLS} are needed)" in choice.reason
-    assert choice.weights(5) == {"additive": 1.0}
+    assert choice.weights(5) == {"additive": 0.5, "power mean": 0.5}
 
 
 def test_large_budgets_are_predicted_from_small_ones_only():
@@ -179,9 +179,9 @@ def rival(name: str, parameters: int, error: float) -> Rival:
 def test_the_rule_by_hand():
     rivals = [rival("additive", 5, 0.059), rival("power mean", 6, 0.050), rival("after Farseer", 7, 0.047)]
     assert best_of(rivals) == "power mean"  # within a tenth of the least, with fewer parameters
-    assert not q_is_free(Choice("power mean", "", rivals))  # 0.059 is less than a fifth above 0.050
-    assert q_is_free(Choice("power mean", "", [rival("additive", 5, 0.061), *rivals[1:]]))
-    weights = Choice("power mean", "", rivals).weights(8)
+    assert not q_is_free(Choice("power mean", "", rivals, 63))  # 0.059 is less than a fifth above 0.050
+    assert q_is_free(Choice("power mean", "", [rival("additive", 5, 0.061), *rivals[1:]], 63))
+    weights = Choice("power mean", "", rivals, 63).weights(8)
     assert sum(weights.values()) == pytest.approx(1)
     raw = [1.0, math.exp(-4 * ((0.059 / 0.047) ** 2 - 1))]
     assert weights["power mean"] == pytest.approx(weights["after Farseer"])  # the chosen one counts as the best
@@ -195,9 +195,9 @@ def test_the_rule_by_hand():
     "options", [{}, {"misses": 0.04}, {"seeds": 1}, {"seeds": 2, "few": True}], ids=["noise", "misses", "1 seed", "few"]
 )
 def test_coverage_under_the_power_mean(options):
-    """A dozen of the tables of tests/benchmarks/recovery.py, the choice of q included."""
+    """Eight of the 200 tables of tests/benchmarks/recovery.py, the choice of q included."""
     hits = []
-    for seed in range(12):
+    for seed in range(8):
         cells = cells_of(seed=10_000 + seed, **options)
         truth, found = fitted_intervals(cells, POWER_MEAN, seed)
         hits.append([item["lo95"] <= truth[key] <= item["hi95"] for key, item in found.items()])

@@ -13,10 +13,14 @@ import fit
 import plan
 from common.cli import run_main
 from common.errors import BadInput
+from common.files import write_json
 from law_forms.form_fits import Law
 from law_forms.forms import FORMS
+from law_report.fits_json import to_json
+from laws.analysis import analyse
 from laws.parametric import MacsLaw, optimum
 from laws.predictive import ErrorLine, Predictive, WeightedForm
+from laws.run_table import read_table
 from nets.flop_count import macs_per_image, n_params
 from planning.best_cell import Budget, Sized, compute_for, compute_interval, extrapolation, predicted
 from planning.kept_law import IMAGES_AT_1, IMAGES_EXPONENT, KeptLaw, read_law
@@ -49,12 +53,11 @@ def write_runs(path: Path, runs, dataset: str = "custom") -> Path:
 def fitted(tmp_path_factory) -> Path:
     """Folders of fits: ours/ of this repository's net on `custom` digits, other/ of nets of another kind."""
     folder = tmp_path_factory.mktemp("fits")
-    patch = pytest.MonkeyPatch()
     for name, runs in (("ours", sweep_table(noise=0.068, seed=0)), ("other", table(noise=0.03, seeds=3))):
-        arguments = ("--csv", str(write_runs(folder / f"{name}.csv", runs)), "--results-dir", str(folder))
-        assert run(fit, patch, *arguments, "--name", name) == 0
-    patch.undo()
-    return folder / "scaling_laws"
+        (folder / name).mkdir()
+        result = analyse(read_table(write_runs(folder / f"{name}.csv", runs)), 1e-3)
+        write_json(folder / name / "fits.json", to_json(result))
+    return folder
 
 
 @pytest.fixture

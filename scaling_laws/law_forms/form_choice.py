@@ -24,6 +24,7 @@ LEAST_CELLS = 30
 LEAST_HELD_OUT = 3
 TOLERANCE, TOLERANCE_OF_Q = 0.1, 0.2
 MOST_FOLDS = 8  # of sizes held out; with more sizes than that, neighbours go together
+FEWEST_FOR_Q = 8  # cells that a fit with a free q takes
 EXACT = 1e-3  # errors of log loss below this are none
 
 
@@ -66,6 +67,7 @@ class Choice:
     name: str
     reason: str
     rivals: list[Rival]
+    cells: int
 
     def weights(self, sizes: int) -> dict[str, float]:
         """How much each form counts in a prediction: exp(-sizes (error^2 / least error^2 - 1) / 2), summing to 1.
@@ -73,8 +75,8 @@ class Choice:
         Pseudo-likelihoods of held-out errors; misses are shared by the cells of a size, so a table counts as many
         independent ones as it has sizes. The chosen form counts as if its error were the least.
         """
-        if not self.rivals:
-            return {self.name: 1.0}
+        if not self.rivals:  # nothing says which of the two
+            return {"additive": 0.5, "power mean": 0.5} if self.cells >= FEWEST_FOR_Q else {"additive": 1.0}
         errors = {rival.name: max(rival.error, EXACT) for rival in self.rivals}
         least = min(errors.values())
         errors[self.name] = least
@@ -102,12 +104,14 @@ def compare_forms(
     """The choice for cells (K,) whose mean log losses carry seed noise of deviation `noise` (nan: not known)."""
     cells = len(log_loss)
     if cells < LEAST_CELLS:
-        return Choice("additive", f"{cells} cells are too few to compare forms ({LEAST_CELLS} are needed): q = 1", [])
+        return Choice(
+            "additive", f"{cells} cells are too few to compare forms ({LEAST_CELLS} are needed): q = 1", [], cells
+        )
     if len(np.unique(n_params)) < 4:
-        return Choice("additive", "fewer than 4 sizes: forms cannot be compared, q = 1", [])
+        return Choice("additive", "fewer than 4 sizes: forms cannot be compared, q = 1", [], cells)
     ways = ways_of_holding_out(n_params, flops)
     rivals = [_rival(name, n_params, n_samples, log_loss, delta, noise, ways) for name in FORMS]
-    return Choice(best_of(rivals), "", rivals)
+    return Choice(best_of(rivals), "", rivals, cells)
 
 
 def best_of(rivals: list[Rival], tolerance: float = TOLERANCE) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from law_forms.form_choice import Choice, compare_forms, q_is_free
+from law_forms.form_choice import FEWEST_FOR_Q, Choice, compare_forms, q_is_free
 from law_forms.form_fits import fit_folds
 from laws.envelope import envelope, envelope_exponent
 from laws.isoflop import IsoFlop, fit_isoflop, isoflop_groups, through_minima
@@ -77,7 +77,7 @@ def analyse(table: Table, delta: float, chance_loss: float = math.inf, seed: int
     spread = max(cell_noise(cells) if len(cells.residuals) else additive.misfit, 1e-6)
     noise_known = cell_noise(cells) if len(cells.residuals) else math.nan
     choice = compare_forms(cells.n_params, cells.n_samples, cells.flops, cells.log_loss, spread, noise_known)
-    free = fit_parametric(cells, delta, macs, seed=seed, free_q=True) if len(cells.log_loss) >= 8 else None
+    free = fit_parametric(cells, delta, macs, seed=seed, free_q=True) if len(cells.log_loss) >= FEWEST_FOR_Q else None
     parametric, other = (free, additive) if free and q_is_free(choice) else (additive, free)
     at_noise = fit_parametric(cells, spread, macs, seed=seed, free_q=parametric.free_q)
     rng = np.random.default_rng(seed)
