@@ -1,4 +1,4 @@
-"""Do the 95% intervals cover, and are they no wider than they must be? Run by hand, about ten minutes on one core:
+"""Do the 95% intervals cover, and are they no wider than they must be? Run by hand, about half an hour on one core:
 
     python tests/benchmarks/recovery.py
 
@@ -6,11 +6,13 @@ Synthetic tables on the cells of the default sweep, of the law fitted there (a p
 the seeds' noise, with misses that the cells of a width share, with one seed, with few cells; rectangular grids for the
 envelope; and cells beyond the table for the prediction intervals. Writes results/reference/scaling_laws/coverage.csv:
 a row per case and quantity with the number of intervals that cover, and their half-width in units of 1.96 deviations.
+Cases that the file has are not made again: delete it to start anew.
 """
 
 import argparse
+import csv
 import sys
-import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from laws.run_table import make_cells
 from laws.seed_noise import cell_noise
 from synthetic_law import LAW, POWER_MEAN, beyond_the_sweep, fitted_intervals, sweep_macs, sweep_table, table
 
+KEPT = ROOT / "results/reference/scaling_laws/coverage.csv"
 NOISE = 0.068  # of a run's log loss over seeds, as in the committed runs
 CASES: dict[str, dict[str, Any]] = {
     "power mean, 3 seeds": {},
@@ -67,7 +70,7 @@ def parametric(name: str, options: dict[str, Any], trials: int) -> list[dict[str
     ]
 
 
-def frontier(name: str, runs: Any, true: float, macs: MacsLaw, free_q: bool, trials: int) -> dict[str, Any]:
+def frontier(name: str, runs: Any, true: float, macs: MacsLaw, free_q: bool, trials: int) -> list[dict[str, Any]]:
     """Coverage of the envelope's interval; `runs(seed=…)` makes a table."""
     hits = 0
     for trial in range(trials):
@@ -77,10 +80,10 @@ def frontier(name: str, runs: Any, true: float, macs: MacsLaw, free_q: bool, tri
         noise, *_ = cell_draws(cells, fit.law, cells.log_loss - law, 400, np.random.default_rng(trial))
         found = envelope_exponent(cells, law, noise, fit.value["a"])
         hits += found is not None and found["lo95"] is not None and found["lo95"] <= true <= found["hi95"]
-    return {"case": name, "quantity": "a of the envelope", "trials": trials, "covered": hits}
+    return [{"case": name, "quantity": "a of the envelope", "trials": trials, "covered": hits}]
 
 
-def predictions(misses: float, trials: int) -> dict[str, Any]:
+def predictions(name: str, misses: float, trials: int) -> list[dict[str, Any]]:
     """Coverage of prediction intervals for cells of 2 to 8 times the largest compute, the form chosen on each table."""
     hits = cells_seen = 0
     for trial in range(trials):
@@ -93,40 +96,40 @@ def predictions(misses: float, trials: int) -> dict[str, Any]:
             low, high = weighted_percentiles(*predictive.draws(n, d, 3))
             hits += low <= log_loss <= high
             cells_seen += 1
-    case = f"cells beyond the sweep, misses {misses:g}"
-    return {"case": case, "quantity": "loss of a new cell", "trials": cells_seen, "covered": hits}
+    return [{"case": name, "quantity": "loss of a new cell", "trials": cells_seen, "covered": hits}]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=200)
     trials = parser.parse_args().trials
-    started = time.perf_counter()
-    rows: list[dict[str, Any]] = []
-
-    def add(new: list[dict[str, Any]]) -> None:
-        for row in new:
-            told = f"{row['case']} | {row['quantity']} | {row['covered']} of {row['trials']}"
-            print(
-                f"{told} = {row['covered'] / row['trials']:.1%} | {row.get('half_width_per_1.96_sd', '')}", flush=True
-            )
-        rows.extend(new)
-
-    for name, options in CASES.items():
-        add(parametric(name, options, trials))
     few = max(20, trials // 2)
     macs = sweep_macs()
     true = POWER_MEAN["beta"] / (POWER_MEAN["alpha"] + macs.p * POWER_MEAN["beta"])
+    todo: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        name: partial(parametric, name, options, trials) for name, options in CASES.items()
+    }
     for misses in (0.0, 0.04):
-        runs = partial(sweep_table, NOISE, misses=misses)
-        add([frontier(f"the sweep's cells, misses {misses:g}", runs, true, macs, True, few)])
+        name, runs = f"the sweep's cells, misses {misses:g}", partial(sweep_table, NOISE, misses=misses)
+        todo[name] = partial(frontier, name, runs, true, macs, True, few)
     for sides in (6, 8, 12):
-        runs = partial(table, 0.03, 3, sides=sides)
-        add([frontier(f"rectangular grid {sides} x {sides}", runs, 0.55, MacsLaw(), False, few)])
+        name, runs = f"rectangular grid {sides} x {sides}", partial(table, 0.03, 3, sides=sides)
+        todo[name] = partial(frontier, name, runs, 0.55, MacsLaw(), False, few)
     for misses in (0.0, 0.02, 0.04):
-        add([predictions(misses, max(20, trials // 4))])
-    write_csv(ROOT / "results/reference/scaling_laws/coverage.csv", rows)
-    print(f"{time.perf_counter() - started:.0f} s")
+        name = f"cells beyond the sweep, misses {misses:g}"
+        todo[name] = partial(predictions, name, misses, max(20, trials // 4))
+    rows: list[dict[str, Any]] = []
+    if KEPT.exists():
+        with open(KEPT, newline="") as file:
+            rows = list(csv.DictReader(file))
+    for name, make in todo.items():
+        if name not in {row["case"] for row in rows}:
+            rows += make()
+            write_csv(KEPT, rows)
+        for row in rows:
+            if row["case"] == name:
+                share = int(row["covered"]) / int(row["trials"])
+                print(f"{name} | {row['quantity']} | {row['covered']} of {row['trials']} = {share:.1%}", flush=True)
 
 
 if __name__ == "__main__":
