@@ -18,6 +18,7 @@ folder, skips what is done and goes on where it was stopped. Made by `python doc
 | `metrics.csv` | a row at a time | the course of a run; rows beyond the last checkpoint are made again after a stop |
 | `checkpoint.pt` | every 10 to 30 s, at the end, on Ctrl-C | tensors and plain values; runs no code, is verified |
 | `plan.json` | `train.py`, after a few seconds | how many steps `--minutes` came to: a rerun makes as many |
+| `plan.json` | `plan.py`, before any training | the net that is planned, what is predicted, later what was measured |
 | `anchors.json` | `train.py`, before training | what there is to beat on the text |
 | `by_position.csv`, `attention.npz`, `sample.txt` | `train.py`, at its end | what the figures are drawn from, and a sample |
 | `cells/*.json`, `runs/*.json` | sweeps, studies and comparisons, as each job ends | one finished run each |
@@ -38,6 +39,7 @@ def tables() -> dict[str, dict[str, dict[str, str]]]:
     sys.path += [str(ROOT / project) for project in ("scaling_laws", "transformers", "rl")]
     from common import record_keys
     from lm_report import lm_columns
+    from planning import plan_columns
     from rl_report import rl_columns
     from sweeping import sweep_columns
 
@@ -45,7 +47,13 @@ def tables() -> dict[str, dict[str, dict[str, str]]]:
         "Every project": {"config.json": record_keys.CONFIG_JSON, "summary.json": record_keys.SUMMARY_JSON},
         "scaling_laws": {
             "runs.csv, tuning.csv, batch.csv, net.csv": sweep_columns.RUNS_CSV,
-            "summary.json": sweep_columns.SUMMARY_JSON,
+            "summary.json": sweep_columns.SUMMARY_JSON | plan_columns.SUMMARY_JSON,
+            "plan.json": plan_columns.PLAN_JSON,
+            "coverage.csv": plan_columns.COVERAGE_CSV,
+            "image_losses.csv": {
+                **{name: sweep_columns.RUNS_CSV[name] for name in ("width", "n_samples", "seed", "test_loss")},
+                **plan_columns.IMAGE_LOSSES_CSV,
+            },
         },
         "transformers": {
             "metrics.csv": lm_columns.METRICS_CSV,

@@ -31,7 +31,7 @@ from common.cli import parse, run_main, shown
 from common.data import Mnist, data_root, load_mnist
 from common.device import choose_device
 from common.errors import BadInput
-from common.files import read_json, write_csv, write_json
+from common.files import read_record, write_csv, write_record
 from common.pool import Pool
 from common.provenance import available_cores
 from common.run import Run, open_run
@@ -143,8 +143,8 @@ def train_plan(
         return 1
     write_csv(run.folder / "runs.csv", rows)
     plan["measured"] = measured(plan, rows)
-    write_json(run.folder / "plan.json", plan)
-    run.finish(**plan["measured"])
+    write_record(run.folder / "plan.json", plan)
+    run.finish(**plan["measured"], headline=f"{cell['flops']:.3g} FLOP: {measured_lines(plan)[0]}")
     return 0
 
 
@@ -189,10 +189,10 @@ def main() -> int:
     with open_run(*arguments, leave_out=("fits",), presets=PRESETS) as run:
         path = run.folder / "plan.json"
         if path.exists():
-            plan = read_json(path)
+            plan = read_record(path)
         else:
             plan = make_plan(settings, law, cell or choose_cell(settings, law, device, workers))
-            write_json(path, plan)  # before any training
+            write_record(path, plan)  # before any training
         print("\n".join(plan_lines(plan)))
         code = 0
         if mnist and not plan["measured"]:

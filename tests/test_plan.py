@@ -1,7 +1,6 @@
 """plan.py as a user runs it, and its numbers by hand: a prediction stands before its training; one sentence for bad input."""
 
 import csv
-import json
 import math
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import fit
 import plan
 from common.cli import run_main
 from common.errors import BadInput
-from common.files import write_json
+from common.files import read_record, write_json
 from law_forms.form_fits import Law
 from law_forms.forms import FORMS
 from law_report.fits_json import to_json
@@ -82,7 +81,7 @@ def test_the_prediction_is_written_then_trained_then_compared(fitted, place, mon
     arguments = ("--flops", "3e8", "--fits", str(fitted / "ours"), "--results-dir", "results", "--seeds", "2")
     assert run(plan, monkeypatch, *arguments) == 0
     told = capsys.readouterr().out
-    before = json.loads(plan_file(place).read_text())
+    before = read_record(plan_file(place))
     assert before["measured"] is None
     assert "EXTRAPOLATES" in told
     assert f"predicted loss {before['loss']['value']:.4f}" in told
@@ -90,13 +89,13 @@ def test_the_prediction_is_written_then_trained_then_compared(fitted, place, mon
     really = plan.train_plan
 
     def watched(*values):
-        written.append(json.loads(plan_file(place).read_text()))
+        written.append(read_record(plan_file(place)))
         return really(*values)
 
     monkeypatch.setattr(plan, "train_plan", watched)
     assert run(plan, monkeypatch, *arguments, "--train") == 0  # the same folder
     assert written == [before]
-    after = json.loads(plan_file(place).read_text())
+    after = read_record(plan_file(place))
     assert {**after, "measured": None} == before
     with open(plan_file(place).parent / "runs.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -134,12 +133,12 @@ def test_a_stop_between_prediction_and_training_keeps_the_prediction(fitted, pla
 
     monkeypatch.setattr(plan, "train_plan", stop)
     assert run(plan, monkeypatch, *arguments) == 130
-    kept = json.loads(plan_file(place).read_text())
+    kept = read_record(plan_file(place))
     assert kept["measured"] is None
     monkeypatch.setattr(plan, "train_plan", really)
     monkeypatch.setattr(plan, "make_plan", stop)  # the prediction is not made again
     assert run(plan, monkeypatch, *arguments) == 0
-    after = json.loads(plan_file(place).read_text())
+    after = read_record(plan_file(place))
     assert {**after, "measured": None} == kept
     assert len(after["measured"]["losses"]) == 1
 
@@ -169,7 +168,7 @@ def test_minutes_are_spent_on_this_machine(fitted, place, monkeypatch, capsys):
     monkeypatch.setattr(plan, "measure_speed", lambda *_: {"images_per_second": 20_000.0})
     arguments = ("--minutes", "0.5", "--fits", str(fitted / "ours"), "--results-dir", "results", "--workers", "2")
     assert run(plan, monkeypatch, *arguments, "--seeds", "2") == 0
-    cell = json.loads(plan_file(place).read_text())["cell"]
+    cell = read_record(plan_file(place))["cell"]
     assert cell["n_samples"] == pytest.approx(30 * 20_000 - TEST_COST, abs=2)
 
 
