@@ -140,6 +140,28 @@ def test_readme_quotes_the_plan_for_1e12():
     assert f"costs {costs[0]:.1%} of loss, one twice too small {costs[1]:.1%}" in one_line(PAGE)
 
 
+def test_the_page_quotes_how_often_intervals_cover():
+    found: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
+    with open(REFERENCE.parent / "coverage.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            found[row["case"]][row["quantity"]] = int(row["covered"]), int(row["trials"])
+    fits_of = {case: counts for case, counts in found.items() if "alpha" in counts}
+    assert len(fits_of) == 9
+    for case, counts in fits_of.items():
+        n = counts["E"][1]
+        shares = [counts[key][0] / n for key in ("E", "alpha", "beta", "a", "L at 1e12")]
+        told = " | ".join(f"{share:.{1 if n > 100 else 0}%}" for share in shares)
+        assert f"| {case} | {n} | {told} |" in PAGE
+        assert min(shares) >= 0.9
+    envelopes = [counts["a of the envelope"] for counts in found.values() if "a of the envelope" in counts]
+    least, most = min(envelopes)[0], max(envelopes)[0]
+    assert {n for _, n in envelopes} == {50}
+    assert f"covers in {least} to {most} of 50" in one_line(PAGE)
+    new = {counts["loss of a new cell"] for counts in found.values() if "loss of a new cell" in counts}
+    assert new == {(73, 75)}
+    assert "in 73 of 75" in one_line(PAGE)
+
+
 def test_reference_meets_what_was_asked_of_the_default_sweep(fits):
     table = read_table(REFERENCE / "runs.csv")
     assert table.dataset == "mnist"
