@@ -19,7 +19,7 @@ import tyro
 
 from common.errors import BadInput, is_limit, limit_sentence
 from common.provenance import ROOT
-from common.stopping import hear
+from common.stopping import be_deaf, hear
 
 Config = TypeVar("Config")
 
@@ -129,6 +129,7 @@ def run_main(main: Callable[[], int | None]) -> None:
         if not is_limit(error):
             raise
         code = refuse(limit_sentence(error))
+    be_deaf()  # a Ctrl-C that comes now would end the interpreter, and with it the exit code
     try:
         sys.stdout.flush()
     except OSError as error:  # a full disk behind `> log.txt`: what was computed is in its folder all the same

@@ -21,7 +21,9 @@ class ProgressLines(tqdm):
     def __init__(self, **options: Any):
         self._told, self._told_at = time.monotonic(), 0.0
         self._tenth = self._tenths(options.get("initial", 0), options.get("total"))
-        super().__init__(**{**options, "ncols": 0, "bar_format": None})
+        layout = options.get("bar_format")
+        options |= {"bar_format": layout.replace("|{bar}|", "")} if layout else {"ncols": 0}
+        super().__init__(**options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """A line where one is due."""

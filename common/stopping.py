@@ -64,6 +64,12 @@ def hear() -> None:
         signal.signal(number, _stop)
 
 
+def be_deaf() -> None:
+    """From now on the signals change nothing: what is left to do is to end."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def heard() -> list[int]:
     """The signals that this process listens to: not the end of the terminal where `nohup` has said so."""
     hang_up = getattr(signal, "SIGHUP", None)
@@ -75,9 +81,8 @@ def end_with_parent() -> None:
 
     A parent that is killed cannot end its workers, which would go on training for nobody.
     """
-    for number in STOPS:
-        if number != signal.SIGTERM:
-            signal.signal(number, signal.SIG_IGN)
+    be_deaf()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()

@@ -5,6 +5,7 @@ import signal
 import pytest
 import torch
 
+from common.stopping import STOPS
 from decoder_model import ngram_tables
 
 # The models of tests are so small that a second thread mostly waits for the first, and long if its core is taken.
@@ -12,6 +13,15 @@ torch.set_num_threads(1)
 
 # A shell starts a command in the background deaf to Ctrl-C, and so would be every script that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before():
+    """A script that a test runs in this process takes its signals."""
+    before = {number: signal.getsignal(number) for number in STOPS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,7 +172,7 @@ def test_closed_form_is_the_numerical_minimum(alpha, beta, p, k, log_c):
         return math.log(3.0 / n**alpha + 7.0 / d**beta)
 
     n_opt, d_opt = optimum(flops, law, macs)
-    found = minimize_scalar(loss, bracket=(math.log(n_opt) - 1, math.log(n_opt) + 0.7), tol=1e-10)
+    found: Any = minimize_scalar(loss, bracket=(math.log(n_opt) - 1, math.log(n_opt) + 0.7), tol=1e-10)
     assert math.log(n_opt) == pytest.approx(found.x, abs=1e-4)
     assert 6 * k * n_opt**p * d_opt == pytest.approx(flops, rel=1e-9)
     a, b = optimum_exponents(alpha, beta, p)

@@ -50,6 +50,16 @@ def test_what_was_done_before_is_no_news_and_a_disabled_bar_is_silent(clock):
     assert lines_of(file) == []
 
 
+def test_a_layout_loses_its_bar_alone(clock):
+    file = io.StringIO()
+    layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+    with ProgressLines(total=2.5, desc="sweep", bar_format=layout, file=file, mininterval=0.0, miniters=0) as bar:
+        bar.update(1.25)
+    (line,) = lines_of(file)
+    assert line.startswith("sweep:  50% 00:0")
+    assert "1.25" not in line
+
+
 def test_only_a_terminal_gets_a_bar(monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True

@@ -12,14 +12,6 @@ from common import stopping
 from common.stopping import STOPS, Interrupt, hear, leave_if_asked
 
 
-@pytest.fixture(autouse=True)
-def _signals_as_before():
-    before = {number: signal.getsignal(number) for number in STOPS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @pytest.mark.parametrize("number", STOPS)
 def test_the_first_signal_is_noted_and_told_and_the_second_stops(number, capsys, monkeypatch):
     with Interrupt() as stop:
