@@ -187,11 +187,19 @@ def _size_colors(result: Analysis) -> dict[float, Any]:
     return dict(zip(sizes, sequence(len(sizes)), strict=True))
 
 
+def size_labels(sizes: np.ndarray) -> dict[float, str | None]:
+    """A legend's names of sizes: of at most a dozen, evenly chosen, where a table from elsewhere has hundreds."""
+    named = {float(sizes[i]) for i in np.linspace(0, len(sizes) - 1, min(12, len(sizes))).round().astype(int)}
+    return {float(size): f"{size:,.0f}" if float(size) in named else None for size in sizes}
+
+
 def _compute_panel(axes: Axes, result: Analysis, fits: dict[str, Any]) -> None:
     runs = result.table.runs
-    for size, color in _size_colors(result).items():
+    colors = _size_colors(result)
+    labels = size_labels(np.array(list(colors)))
+    for size, color in colors.items():
         rows = runs.n_params == size
-        axes.plot(runs.flops[rows], runs.loss[rows], ".", ms=3, color=color, label=f"{size:,.0f}")
+        axes.plot(runs.flops[rows], runs.loss[rows], ".", ms=3, color=color, label=labels[float(size)])
     if result.by_compute:
         label = law_label("frontier", result.by_compute, fits["loss_vs_compute"])
         _law(axes, result.by_compute, "black", label, points=False)
@@ -256,14 +264,14 @@ def draw_parametric(result: Analysis, fits: dict[str, Any], title: str) -> Figur
     figure, axes = new_figure(2, width=3.7, height=3.7)
     cells, law = result.cells, result.parametric
     sizes = np.unique(cells.n_params)
-    colors = sequence(len(sizes))
+    colors, labels = sequence(len(sizes)), size_labels(sizes)
     for size, color in zip(sizes, colors, strict=True):
         rows = np.flatnonzero(cells.n_params == size)
         loss = np.exp(cells.log_loss[rows])
         spread = np.percentile(result.noise[:, rows], [2.5, 97.5], axis=0)
         bars(axes[0], cells.n_samples[rows], loss, *(loss * np.exp(spread)), color=color)
         d = np.geomspace(cells.n_samples[rows].min(), cells.n_samples[rows].max(), 50)
-        axes[0].plot(d, np.asarray(law.loss(size, d)), color=color, label=f"{size:,.0f}")
+        axes[0].plot(d, np.asarray(law.loss(size, d)), color=color, label=labels[float(size)])
         residual = cells.log_loss[rows] - np.log(np.asarray(law.loss(size, cells.n_samples[rows])))
         axes[1].errorbar(cells.n_samples[rows], residual, np.abs(spread), fmt="o", ms=4, elinewidth=1, color=color)
     axes[0].set(xscale="log", yscale="log", xlabel="training samples D", ylabel="test loss, nats")
