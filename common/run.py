@@ -309,7 +309,7 @@ def _counted(path: Path, sync: bool = False) -> str:
         with open(path, "rb+") as file:
             os.fsync(file.fileno())
     data = path.read_bytes()
-    return f"{data.count(10) - 1} rows, crc32 {zlib.crc32(data):08x}"
+    return f"{max(0, data.count(10) - 1)} rows, crc32 {zlib.crc32(data):08x}"
 
 
 def _check_metrics(path: Path, counted: str | None, by: str) -> None:

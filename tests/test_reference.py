@@ -127,6 +127,33 @@ def test_the_predictions_are_those_of_the_committed_law(fits):
         assert f"| {path.stem} | {cell.width} | {cell.n_samples:,} | {told}" in PAGE
 
 
+def test_what_was_predicted_and_what_was_measured():
+    """Each run's folder holds the prediction that was committed before it, and what it came to."""
+    folders = sorted(
+        (path for path in (REFERENCE.parent / "predictions").iterdir() if path.is_dir()), key=lambda p: float(p.name)
+    )
+    errors = []
+    for folder in folders:
+        before = json.loads((REFERENCE.parent / "predictions" / f"{folder.name}.json").read_text())
+        after = json.loads((folder / "plan.json").read_text())
+        assert {**after, "measured": None, "crc32": before["crc32"]} == before
+        with open(folder / "runs.csv", newline="") as file:
+            runs = list(csv.DictReader(file))
+        assert [row["seed"] for row in runs] == ["0", "1", "2"]
+        assert {(int(row["width"]), int(row["n_samples"])) for row in runs} == {
+            (before["cell"]["width"], before["cell"]["n_samples"])
+        }
+        loss = math.exp(sum(math.log(float(row["test_loss"])) for row in runs) / len(runs))
+        assert before["loss"]["lo95"] < loss < before["loss"]["hi95"]
+        errors.append(math.log(loss / before["loss"]["value"]))
+        assert f"| {loss:.4f} ({100 * errors[-1]:+.1f}%) |" in PAGE
+    assert len(errors) == 5
+    assert "All five measured losses lie inside their intervals" in PAGE
+    rms = math.sqrt(sum(error**2 for error in errors) / 5)
+    told = f"a root mean square of {rms:.1%}, where the seeds' noise alone gives 3.9%, and a mean of {sum(errors) / 5:+.1%}"
+    assert told in one_line(PAGE)
+
+
 def test_readme_quotes_the_plan_for_1e12():
     law = read_law(REFERENCE / "fits.json")
     budget = Budget(law, 1e12)
