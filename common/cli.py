@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import select
 import shlex
 import sys
 import types
@@ -119,7 +120,9 @@ def run_main(main: Callable[[], int | None]) -> None:
         code = main()
     except BadInput as error:
         code = refuse(str(error))
-    except BrokenPipeError:  # the reader of our output, `head` say, has gone
+    except BrokenPipeError:
+        if not output_is_gone():
+            raise
         discard_output()
         code = 1
     except KeyboardInterrupt:
@@ -151,6 +154,15 @@ def prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (for the life of the process)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without Greek letters is no reason to fail
+
+
+def output_is_gone() -> bool:
+    """Whether the reader of our output, `head` say, has closed it: other pipes can break too."""
+    if not hasattr(select, "poll"):
+        return True
+    asked = select.poll()
+    asked.register(sys.stdout.fileno(), 0)
+    return any(found & select.POLLERR for _, found in asked.poll(0))
 
 
 def discard_output() -> None:

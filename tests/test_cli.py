@@ -344,6 +344,13 @@ def test_output_cut_off_by_its_reader_is_no_traceback():
     assert told == b""
 
 
+def test_another_pipe_that_breaks_is_not_taken_for_the_output():
+    code = "from common.cli import run_main; run_main(lambda: (_ for _ in ()).throw(BrokenPipeError('a worker')))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "BrokenPipeError: a worker" in run.stderr
+
+
 # ---------------------------------------------------------------- devices
 
 

@@ -125,6 +125,8 @@ def test_a_dead_environment_process_is_one_sentence_and_nothing_hangs():
     envs.processes[1].join()
     with pytest.raises(BadInput, match=r"an environment's process was killed by signal 9 \(out of memory\?\)"):
         streams.step(np.zeros((3, 1), np.float32))
+    with pytest.raises(BadInput, match="an environment's process was killed by signal 9"):
+        streams.reset([0, 1, 2])
     began = time.perf_counter()
     streams.close()
     assert time.perf_counter() - began < 10

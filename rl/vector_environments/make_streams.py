@@ -80,8 +80,9 @@ def sync(env_id: str, n: int, render_mode: str | None = None, limit: int | None 
 
 
 def asynchronous(env_id: str, n: int, limit: int | None = None) -> AsyncVectorEnv:
-    """`n` environments in processes of their own, which are born deaf to Ctrl-C: this process hears it."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOPS if number != signal.SIGTERM}
+    """`n` environments in processes of their own, which are born deaf to Ctrl-C (this process hears it), not to an end."""
+    own = {number: signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN for number in STOPS}
+    before = {number: signal.signal(number, handler) for number, handler in own.items()}
     try:
         return AsyncVectorEnv([_maker(env_id, None, limit)] * n, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
     finally:

@@ -14,7 +14,8 @@ Gymnasium's vector environments end an episode in one of three ways (their `auto
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,18 +68,25 @@ class Streams:
         """The first observations of new episodes; environment i is seeded with `seeds[i]`."""
         one_each = isinstance(self.envs, SyncVectorEnv | AsyncVectorEnv)  # others have one generator for all
         seed: Any = list(seeds) if one_each else int(seeds[0])
-        obs, _ = self.envs.reset(seed=seed)
+        with self._told_if_one_dies():
+            obs, _ = self.envs.reset(seed=seed)
         self._resetting[:] = False
         return self.encoder(obs)
 
-    def step(self, actions: Array) -> Step:
-        """One action per environment."""
+    @contextmanager
+    def _told_if_one_dies(self) -> Iterator[None]:
+        """BadInput where the process of an environment is found dead."""
         try:
-            obs, reward, terminated, truncated, infos = self.envs.step(actions)
+            yield
         except (EOFError, ConnectionError):
             if not isinstance(self.envs, AsyncVectorEnv):
                 raise
             raise BadInput(f"an environment's process {_how_it_died(self.envs)}; what is saved stays") from None
+
+    def step(self, actions: Array) -> Step:
+        """One action per environment."""
+        with self._told_if_one_dies():
+            obs, reward, terminated, truncated, infos = self.envs.step(actions)
         obs = self.encoder(obs)
         valid, finals = np.ones(self.n, dtype=bool), None
         ended = terminated | truncated

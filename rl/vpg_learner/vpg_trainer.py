@@ -130,5 +130,5 @@ class Trainer:
             self.collector.obs = state["obs"].numpy()
             return True
         self.collector.reset(seeds(self.settings.seed, self.streams.n, RESUME, self.updates))
-        self.begun_anew += 1
+        self.begun_anew += self.step < self.settings.total_steps  # of a run that only lacks its report nothing was lost
         return False
