@@ -25,6 +25,7 @@ from common.provenance import repository_root
 POINTS = 60  # of a run's metrics that the page holds
 HERE = Path(__file__).resolve().parent
 MARKS = ("config.json", "summary.json", "metrics.csv", "error.txt", "runs.csv", "fits.json")  # of a run folder
+MAIN_FIGURES = ("optimum", "loss", "learning_curve", "learning_curves", "noise_scale")
 # What a summary is told by where it has no headline: the first of these that it holds.
 TELLING = ("val_loss", "second_half_loss", "eval_return_mean", "eval_return_greedy_mean", "runs", "cells")
 
@@ -80,6 +81,11 @@ class Figure:
     def tall(self) -> bool:
         """Too tall for a card: the page shows its upper part."""
         return self.height > 0.8 * self.width
+
+
+def in_order(path: Path) -> tuple[bool, bool, str]:
+    """Figures before moving pictures, the one that says most first."""
+    return path.suffix != ".png", path.stem not in MAIN_FIGURES, path.name
 
 
 @dataclass(frozen=True)
@@ -156,7 +162,7 @@ def _object(holder: Mapping[str, Any], key: str) -> dict[str, Any]:
 def pictures(folder: Path) -> list[Path]:
     """The figures of a folder, then its moving pictures."""
     found = [path for path in folder.iterdir() if path.suffix in (".png", ".gif")]
-    return sorted(found, key=lambda path: (path.suffix != ".png", path.name))
+    return sorted(found, key=in_order)
 
 
 def _figure(path: Path, results: Path) -> Figure:

@@ -78,13 +78,19 @@ def test_the_tables_are_those_of_the_runs(suite):
         assert line in PAGE
 
 
+def two_digits(value: float) -> str:
+    """As a person writes it: 420, not 4.2e+02."""
+    return f"{float(f'{value:.2g}'):,.0f}" if value >= 100 else f"{value:.2g}"
+
+
 def test_each_baseline_has_less_variance_than_the_one_before():
     found = {(int(row["updates"]), row["baseline"]): row for row in rows("baselines/gradient_variance.csv")}
     order = ("none", "reward-to-go", "value", "gae")
     for updates in sorted({key[0] for key in found}):
         for baseline in order:
             row = found[updates, baseline]
-            text = f"{float(row['variance']):.2g} [{float(row['lo95']):.2g}, {float(row['hi95']):.2g}]"
+            variance, low, high = (two_digits(float(row[name])) for name in ("variance", "lo95", "hi95"))
+            text = f"{variance} [{low}, {high}]"
             assert text in PAGE
         values = [float(found[updates, baseline]["variance"]) for baseline in order]
         # A new value function is nearly 0 everywhere, and then as good as none.
