@@ -18,6 +18,10 @@ from typing import Any, TypeVar
 
 import tyro
 
+# Before anything imports matplotlib, which would load what the environment names, a notebook's backend say, and fail where
+# that is not installed. Every script imports this file first.
+os.environ["MPLBACKEND"] = "Agg"
+
 from common.errors import BadInput, is_limit, limit_sentence
 from common.provenance import ROOT
 from common.stopping import be_deaf, hear

@@ -6,8 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-# Before matplotlib is imported: it loads what the environment names, a notebook's backend say, and fails without it.
-os.environ["MPLBACKEND"] = "Agg"
+os.environ["MPLBACKEND"] = "Agg"  # as in common/cli.py, for those who import this alone
 
 import matplotlib.pyplot as plt
 import numpy as np

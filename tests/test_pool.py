@@ -159,6 +159,28 @@ def test_a_damaged_result_is_one_sentence_and_no_job_is_run(folder, calls, conte
     assert counts(calls) == {}
 
 
+LIMITED = """
+import resource, sys
+from common.cli import run_main
+from common.pool import Pool
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
+    run_main(lambda: Pool(16, print))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit")
+def test_too_many_open_files_are_one_sentence(tmp_path):
+    (tmp_path / "limited.py").write_text(LIMITED)
+    environment = {**os.environ, "PYTHONPATH": str(Path(common.pool.__file__).parents[1])}
+    command = [sys.executable, tmp_path / "limited.py"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 2
+    assert run.stderr.splitlines()[0].startswith("error: too many open files")
+    assert "Traceback" not in run.stderr
+
+
 # ---------------------------------------------------------------- several commands on one folder
 
 

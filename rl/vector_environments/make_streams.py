@@ -83,8 +83,14 @@ def asynchronous(env_id: str, n: int, limit: int | None = None) -> AsyncVectorEn
     """`n` environments in processes of their own, which are born deaf to Ctrl-C (this process hears it), not to an end."""
     own = {number: signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN for number in STOPS}
     before = {number: signal.signal(number, handler) for number, handler in own.items()}
+    others = multiprocessing.active_children()
     try:
         return AsyncVectorEnv([_maker(env_id, None, limit)] * n, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+    except OSError:  # too many open files, say: those that have begun would end with a traceback each
+        for process in multiprocessing.active_children():
+            if process not in others:
+                process.kill()
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
