@@ -2,7 +2,8 @@
 
     python -m common.gallery
 
-Newest first, with figures, headline, command and settings; two or more runs that are ticked show their metrics in one chart.
+Newest first, committed ones last, with figures, headline, command and settings; two or more runs that are ticked show their
+metrics in one chart.
 One file that needs no server and no network. Everything that comes from a run folder is text to it: the template escapes it.
 The same command writes `results/reference/README.md`, which shows the committed results on a code host.
 """
@@ -93,7 +94,7 @@ class Card:
     """What the page shows of one run. Texts are as they were found: the template escapes them."""
 
     name: str
-    """its path below the results folder"""
+    """its path below the results folder, as text"""
     title: str
     project: str
     task: str
@@ -107,6 +108,11 @@ class Card:
     """device, processor, versions, commit"""
     figures: list[Figure] = field(default_factory=list)
     metrics: dict[str, list[float | None]] = field(default_factory=dict)
+
+    @property
+    def committed(self) -> bool:
+        """In the repository, not made here."""
+        return self.name.startswith("reference/")
 
     @property
     def date(self) -> str:
@@ -177,7 +183,9 @@ def _figure(path: Path, results: Path) -> Figure:
 
 
 def _plain(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def provenance(config: dict[str, Any], older: dict[str, Any]) -> tuple[str, list[str]]:
@@ -269,18 +277,17 @@ def run_folders(results: Path, committed: bool = False) -> list[Path]:
 
 
 def gallery_page(results: Path) -> str:
-    """HTML of all runs below `results`, newest first."""
+    """HTML of all runs below `results`, newest first, the committed ones last."""
     import jinja2  # only when a page is written
 
     older = read_object(results / "reference" / "older.json")
     cards = [any_card(folder, results, older) for folder in run_folders(results)]
-    cards.sort(key=lambda card: (-card.seconds, card.name))
+    cards.sort(key=lambda card: (card.committed, -card.seconds, card.name))
     loader = jinja2.FileSystemLoader(HERE)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    metrics = {card.name: card.metrics for card in cards if card.metrics}
     return environment.get_template("gallery.html.j2").render(
         cards=cards,
-        metrics=metrics,
+        metrics=[card.metrics for card in cards],
         projects=sorted({card.project for card in cards}),
         tasks=sorted({card.task for card in cards}),
         points=POINTS,

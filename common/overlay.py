@@ -209,6 +209,11 @@ def on_one_grid(group: list[Curve], column: str, x: str) -> tuple[Array, Array]:
         known.append((xs[keep], ys[keep]))
     grid = known[0][0]
     if any(not np.array_equal(grid, xs) for xs, _ in known):
+        for curve, (xs, _) in zip(group, known, strict=True):
+            if (np.diff(xs) < 0).any():
+                raise BadInput(
+                    f"{x} falls somewhere in {curve.folder}, so seeds cannot be averaged along it: choose another --x"
+                )
         first, last = max(xs[0] for xs, _ in known), min(xs[-1] for xs, _ in known)
         if first > last:
             names = ", ".join(curve.folder.name for curve in group)
@@ -267,12 +272,17 @@ def table(groups: list[Group], column: str) -> str:
     return "\n".join(lines)
 
 
+def as_written(text: str) -> str:
+    """`text` for a figure, in which dollars would begin a formula."""
+    return text.replace("$", r"\$")
+
+
 def draw(groups: list[Group], column: str, x: str, path: Path) -> None:
     """A line per group, with the 95% interval over seeds as a band."""
     from common.plots import PALETTE, band, new_figure, save_figure, sequence, style
 
     colors = PALETTE if len(groups) <= len(PALETTE) else sequence(len(groups))
-    labels = [f"{group.label} (n = {len(group.y)})" for group in groups]
+    labels = [as_written(f"{group.label} (n = {len(group.y)})") for group in groups]
     columns = 1 if len(groups) < 4 or max(map(len, labels)) > 40 else 2  # two long ones would run out of the figure
     rows = math.ceil(len(groups) / columns)
     with style():
@@ -282,7 +292,8 @@ def draw(groups: list[Group], column: str, x: str, path: Path) -> None:
             if (half := group.half_width) is not None:
                 band(axis, group.x, group.mean - half, group.mean + half, color)
         bands = "; bands: 95% t interval over seeds" if any(len(group.y) > 1 for group in groups) else ""
-        axis.set(xlabel=x, ylabel=column, title=f"{column}: mean of each group{bands}")
+        axis.set(xlabel=as_written(x), ylabel=as_written(column))
+        axis.set_title(f"{as_written(column)}: mean of each group{bands}")
         if x == "flops":
             axis.set(xscale="log", yscale="log")
         figure.legend(loc="outside lower center", ncols=columns)

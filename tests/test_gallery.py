@@ -100,7 +100,7 @@ def test_nothing_of_a_run_becomes_a_part_of_the_page(tmp_path):
     assert elements == hostile
     assert outlines[1].count("script") == 2
     assert outlines[0].scripts[1] == outlines[1].scripts[1]  # ours, whatever the runs say
-    assert "</script><script>alert(1)//" in json.loads(outlines[1].scripts[0])[f"rl/{name}"]
+    assert any("</script><script>alert(1)//" in metrics for metrics in json.loads(outlines[1].scripts[0]))
     assert outlines[1].text.count(EVIL) >= 4
     assert "49" not in outlines[1].text
     urls = [value for _, found in outlines[1].elements for key, value in found.items() if key in ("href", "src")]
@@ -167,11 +167,17 @@ def test_a_table_that_is_none_is_left_out(tmp_path):
 def test_names_that_are_no_text_are_shown_and_lead_to_their_files(tmp_path):
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/rl/\xff"))
     plain_run(folder, "text")
+    plain_run(folder.with_name(os.fsdecode(b"\xfe")), "text")
+    write_text(folder / "metrics.csv", "step,loss\n1,3\n")
     page = refresh(tmp_path).read_text(encoding="utf-8")
-    assert "<h2>?</h2>" in page
+    assert page.count("<h2>?</h2>") == 2
     assert 'src="./rl/%FF/a.png"' in page
-    (data,) = [json.loads(text) for text in Outline(page).scripts[:1]]
-    assert list(data) == ["rl/?"]  # as in the card's data-name, by which the script finds it
+    assert page.index("%FE") < page.index("%FF")
+    # In the order of the cards: their names do not tell them apart.
+    assert [list(metrics) for metrics in json.loads(Outline(page).scripts[0])] == [
+        ["step", "val_loss"],
+        ["step", "loss"],
+    ]
 
 
 def test_a_folder_that_cannot_be_read_hides_no_other(tmp_path, monkeypatch):
@@ -203,12 +209,16 @@ def test_a_figure_keeps_its_room_and_a_tall_one_is_cut(tmp_path):
 
 
 def test_committed_results_have_what_older_json_says_and_no_date_of_a_checkout(tmp_path):
-    make_run(tmp_path / "reference" / "rl" / "a", figures=("curve.png",))
+    make_run(tmp_path / "reference" / "rl" / "a", figures=("curve.png", "other.png"))
+    make_run(tmp_path / "reference" / "rl" / "c", {"date": "2030-01-01T00:00:00+00:00"}, figures=("curve.png",))
     make_run(tmp_path / "rl" / "b", {"date": "2020-01-01T00:00:00+00:00"})
     entry = {"command": "python rl/compare.py", "commit": "abc", "machine": "two cores", "note": "why"}
     write_json(tmp_path / "reference" / "older.json", {"rl/a": entry})
     page = gallery_page(tmp_path)
-    assert page.index("<h2>b</h2>") < page.index("<h2>a</h2>")
+    assert (
+        page.index("<h2>b</h2>") < page.index("<h2>c</h2>") < page.index("<h2>a</h2>")
+    )  # one's own before all of them
+    assert page.count('class="figures several"') == page.count('class="figures"') == 1
     assert "<code>python rl/compare.py</code>" in page
     assert "<li>commit abc</li>\n<li>two cores</li>\n<li>older: why</li>" in page
     assert "<span>rl, committed</span>" in page
@@ -229,6 +239,12 @@ def test_what_a_run_tells(tmp_path):
         "diverged",
         "eval_return_mean 2.5",
     )
+
+
+def test_settings_are_written_as_a_person_would(tmp_path):
+    differs = {"flops": 2e12, "lr": [0.001, 3e-4], "steps": 2_000_000, "train": True}
+    card = card_of(make_run(tmp_path / "rl" / "a", {"differs": differs}), tmp_path)
+    assert card.differs == {"flops": "2e+12", "lr": "0.001, 0.0003", "steps": "2000000", "train": "True"}
 
 
 def test_metrics_are_thinned_evenly_and_keep_both_ends(tmp_path):

@@ -100,6 +100,12 @@ def test_a_long_legend_stays_within_the_figure(tmp_path, monkeypatch):
     assert inside == [True] * 3
 
 
+def test_dollars_in_names_are_no_formula(tmp_path):
+    groups = [Group(name, np.array([0.0, 1.0]), np.array([[2.0, 1.0]])) for name in ("$x_{", "a$b$", "plain")]
+    overlay.draw(groups, "lo$$_{", "step", tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 5000
+
+
 def test_groups_that_no_setting_tells_apart_have_their_folders_names(tmp_path):
     folders = [make_run(tmp_path / name, "step,x\n1,2\n", sources={"a.py": name}) for name in "ab"]
     groups = group_runs([read_curve(folder) for folder in folders], "x", "step")
@@ -195,6 +201,10 @@ def test_a_table_without_a_common_column_or_a_value_is_refused(tmp_path):
     apart = [read_curve(make_run(tmp_path / f"s{i}", (early, late)[i], lr=1, seed=i)) for i in (0, 1)]
     with pytest.raises(BadInput, match="s0, s1 differ in the seed alone, and no step lies within all of them"):
         group_runs(apart, "x", "step")
+    tables = ("step,x,y\n1,2,1\n2,0,2\n3,5,3\n", "step,x,y\n1,0,1\n2,1,2\n3,5,3\n")
+    turning = [read_curve(make_run(tmp_path / f"t{i}", tables[i], lr=1, seed=i)) for i in (0, 1)]
+    with pytest.raises(BadInput, match="x falls somewhere in .*t0, so seeds cannot be averaged along it"):
+        group_runs(turning, "y", "x")
     with pytest.raises(BadInput, match="has no rows yet"):
         read_curve(make_run(tmp_path / "c", "step,x\n"))
     assert math.isnan(float(np.asarray(one.columns["x"])[0]))

@@ -216,7 +216,9 @@ def faults_of(script: Script, ways: tuple[str, ...]) -> dict[str, Fault]:
             state = "finished: " if after_end else ""
             folder, name = pattern.split("/")[-2:]
             short = f"a run's {name}" if folder == "C*" else f"{folder}/{name}" if name[0] == "*" else name
-            found |= {f"{state}{short} {way}": damaged(way, pattern, after_end) for way in ways}
+            # A finished run may do without its checkpoint, which takes room: the command says that it is gone, and no more.
+            kept = [way for way in ways if (after_end, name, way) != (True, "checkpoint.pt", "deleted")]
+            found |= {f"{state}{short} {way}": damaged(way, pattern, after_end) for way in kept}
     return found | ({"a file with code": damaged("code", script.code, False)} if script.code else {})
 
 
