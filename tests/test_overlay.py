@@ -203,7 +203,7 @@ def test_a_table_without_a_common_column_or_a_value_is_refused(tmp_path):
         group_runs(apart, "x", "step")
     tables = ("step,x,y\n1,2,1\n2,0,2\n3,5,3\n", "step,x,y\n1,0,1\n2,1,2\n3,5,3\n")
     turning = [read_curve(make_run(tmp_path / f"t{i}", tables[i], lr=1, seed=i)) for i in (0, 1)]
-    with pytest.raises(BadInput, match="x falls somewhere in .*t0, so seeds cannot be averaged along it"):
+    with pytest.raises(BadInput, match=r"x falls somewhere in .*t0, so seeds cannot be averaged along it"):
         group_runs(turning, "y", "x")
     with pytest.raises(BadInput, match="has no rows yet"):
         read_curve(make_run(tmp_path / "c", "step,x\n"))
