@@ -10,10 +10,10 @@ on where it was stopped. `sample.py` continues a prompt, `score.py` measures any
 A step is `update` below: batch, loss and rate are in optimisation/lm_learner.py, the net in decoder_model/decoder.py, the
 optimiser in optimisation/optimizer.py. plain_decoder.py is the paper's decoder in one slow file.
 
-Three one-line changes to try (nats per character that --preset quick gave, one run each; as it is: 1.35):
-  --arch vaswani          2.21: the paper's decoder, with its own optimiser and schedule, learns more slowly.
-  --tokenizer word        1.89 (2.72 bits): words have too few examples; byte pairs, --tokenizer bpe, 1.40.
-  --without ngrams        1.48: what follows from the last few letters has to be learnt by the net.
+Three one-line changes to try (nats per character that --preset quick gave, one run each; as it is: 1.30):
+  --arch vaswani          2.10: the paper's decoder, with its own optimiser and schedule, learns more slowly.
+  --tokenizer word        1.56 (2.25 bits): words have too few examples; byte pairs, --tokenizer bpe, 1.33.
+  --without ngrams        1.44: what follows from the last few letters has to be learnt by the net.
 """
 
 import os
