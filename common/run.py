@@ -101,7 +101,7 @@ class Run:
         changed = [
             f"{name} {before.get(name)}, now {now.get(name)}"
             for name in ("torch", "numpy")
-            if before[name] != now[name]
+            if before.get(name) != now.get(name)
         ]
         if changed and not (self.folder / "summary.json").exists() and multiprocessing.parent_process() is None:
             print(f"NOTE: this run was begun with {'; '.join(changed)}: its last digits may depend on that")
@@ -145,12 +145,13 @@ class Run:
     def finish(self, **summary: Any) -> None:
         """Write summary.json, the mark of a finished run; `status` is ok unless given (diverged)."""
         (self.folder / "error.txt").unlink(missing_ok=True)
-        (self.folder / SEAL_FILE).unlink(missing_ok=True)
-        write_json(self.folder / "summary.json", {"status": "ok", **summary})
         checkpoint = self.folder / "checkpoint.pt"
-        seal = {"summary": checksum(self.folder / "summary.json"), "metrics": _counted(self.folder / "metrics.csv")}
-        seal["checkpoint"] = checksum(checkpoint) if checkpoint.exists() else ""
-        write_record(self.folder / SEAL_FILE, seal)
+        with FileLock(self.folder / ".config.lock"):  # two commands that share a sweep end at about the same time
+            (self.folder / SEAL_FILE).unlink(missing_ok=True)
+            write_json(self.folder / "summary.json", {"status": "ok", **summary})
+            seal = {"summary": checksum(self.folder / "summary.json"), "metrics": _counted(self.folder / "metrics.csv")}
+            seal["checkpoint"] = checksum(checkpoint) if checkpoint.exists() else ""
+            write_record(self.folder / SEAL_FILE, seal)
 
     def fail(self, error: str) -> None:
         """Keep the traceback of a crash. No summary is written, so the same command tries again."""
