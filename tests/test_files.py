@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,21 @@ def test_a_kill_never_leaves_a_torn_file_and_what_it_leaves_is_swept(tmp_path):
         (folder / name).touch()
     remove_stale_temporaries(folder)
     assert set(os.listdir(folder)) == {"a.bin", *living}
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux shows them so")
+def test_a_killed_process_that_nobody_has_waited_for_is_dead(tmp_path):
+    killed = subprocess.Popen([sys.executable, "-c", "pass"], stdout=subprocess.PIPE)
+    assert killed.stdout is not None
+    killed.stdout.read()  # ends when it does, and leaves its end unasked for
+    left = tmp_path / f".a.bin.{this_host()}.{killed.pid}.tmp"
+    left.touch()
+    until = time.monotonic() + 20
+    while left.exists() and time.monotonic() < until:
+        remove_stale_temporaries(tmp_path)
+    assert not left.exists()
+    assert killed.returncode is None
+    killed.wait()
 
 
 # ---------------------------------------------------------------- JSON and CSV

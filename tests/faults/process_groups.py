@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from faults.warm_start import Started
+
 LONGEST = 240.0  # seconds that a command may take
 GRACE = 5.0  # seconds after the end of a command in which its workers may notice it
 
@@ -36,7 +38,7 @@ def workers(group: int) -> list[int]:
     return sorted(pid for pid, command in members(group).items() if pid != group and "tracker import" not in command)
 
 
-def end(process: subprocess.Popen, log: Path, began: float, longest: float = LONGEST) -> Ended:
+def end(process: Started, log: Path, began: float, longest: float = LONGEST) -> Ended:
     """Wait for a command, then for the rest of its group, of which nobody outlives this."""
     try:
         code: int | None = process.wait(longest)

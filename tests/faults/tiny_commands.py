@@ -3,11 +3,11 @@
 import os
 import random
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from faults.warm_start import Server, Started
 from synthetic_mnist import write_mnist
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,6 +66,7 @@ class Script:
         return [sys.executable, str(ROOT / self.file), *words]
 
 
+SERVER = Server()
 RUN = "results/transformers/a/"
 SCRIPTS = {
     script.key: script
@@ -176,15 +177,7 @@ def environment(script: Script, place: Path, fault: str = "") -> dict[str, str]:
     return {**kept, **own, **settings}
 
 
-def start(script: Script, place: Path, log: Path, fault: str = "", name: str = "a", more: str = "") -> subprocess.Popen:
+def start(script: Script, place: Path, log: Path, fault: str = "", name: str = "a", more: str = "") -> Started:
     """The command as the leader of a group of its own; what it says goes to `log`.out and `log`.err."""
-    with open(f"{log}.out", "w") as out, open(f"{log}.err", "w") as err:
-        return subprocess.Popen(
-            script.command(name, more),
-            cwd=place,
-            env=environment(script, place, fault),
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-            start_new_session=True,
-        )
+    command = script.command(name, more)
+    return SERVER.start(command, place, environment(script, place, fault), f"{log}.out", f"{log}.err")
