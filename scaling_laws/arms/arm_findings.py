@@ -7,23 +7,24 @@ import numpy as np
 
 from arms.copy_value import FORMS_OF_WORTH, compare_worths, copy_cells, fresh_images_for, worth_of_copies
 from arms.exponents_by_arm import compare_arms
+from laws.seed_noise import DRAWS
 
 COPY_ARMS = {"copies": ("fresh", "copies"), "repeats": ("fresh raw", "repeats")}
 TESTS = {"clean": "test_loss", "transformed": "transformed_test_loss"}
 
 
-def arm_findings(usual: Sequence[dict[str, Any]], arms: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def arm_findings(usual: Sequence[dict[str, Any]], arms: Sequence[dict[str, Any]], draws: int = DRAWS) -> dict[str, Any]:
     """`habits` (with dropout's among them) and `copies`, each where their runs are there. `usual`: the sweep's own rows."""
     found: dict[str, Any] = {}
     names = {row["arm"] for row in arms}
     if names - {name for pair in COPY_ARMS.values() for name in pair}:
-        found["habits"] = compare_arms(usual, arms)
+        found["habits"] = compare_arms(usual, arms, draws)
     if "copies" in names:
-        found["copies"] = _copies(arms)
+        found["copies"] = _copies(arms, draws)
     return found
 
 
-def _copies(arms: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _copies(arms: Sequence[dict[str, Any]], draws: int) -> dict[str, Any]:
     """The comparisons of copies and repeats with fresh images, by width, strength and test set; one form for all of them."""
     compared: list[dict[str, Any]] = []
     for kind, pair in COPY_ARMS.items():
@@ -41,7 +42,7 @@ def _copies(arms: Sequence[dict[str, Any]]) -> dict[str, Any]:
     found = []
     for one in compared:
         cells = one.pop("cells")
-        told = {**one, **worth_of_copies(cells, form)}
+        told = {**one, **worth_of_copies(cells, form, draws)}
         told["points"] = _points(cells, told)
         found.append(told)
     return {"form": form, "forms": table, "comparisons": found}

@@ -139,7 +139,7 @@ def compare_worths(cells: CopyCells) -> list[dict[str, Any]]:
     return found
 
 
-def worth_of_copies(cells: CopyCells, form: str) -> dict[str, Any]:
+def worth_of_copies(cells: CopyCells, form: str, draws: int = DRAWS) -> dict[str, Any]:
     """The form's numbers with 95% intervals, from the seeds' noise or the misfit where that is larger.
 
     `first_copy`: fresh images that the second version of an image is worth; `most`: D_eff / U of endless copies;
@@ -148,7 +148,7 @@ def worth_of_copies(cells: CopyCells, form: str) -> dict[str, Any]:
     worth = FORMS_OF_WORTH[form]
     theta, centre, residual = fit_worth(worth, cells)
     degrees = max(1, len(residual) - len(theta))
-    noise = noise_draws(cells.residuals, cells.seeds, DRAWS, np.random.default_rng(0))
+    noise = noise_draws(cells.residuals, cells.seeds, draws, np.random.default_rng(0))
     expected = float(np.mean(noise.std(0)))
     misfit = math.sqrt(float(np.sum(residual**2)) / degrees)
     noise *= max(1.0, misfit / max(expected, 1e-12))
@@ -156,27 +156,27 @@ def worth_of_copies(cells: CopyCells, form: str) -> dict[str, Any]:
     law = _law_of(worth)
     data = law(theta[None], x)[0] + noise
     weight = np.broadcast_to(cells.seeds, data.shape)
-    draws, _ = minimise(law, x, data, np.repeat(theta[None], DRAWS, 0), 10.0, 300, weight, _bounds)
+    many, _ = minimise(law, x, data, np.repeat(theta[None], draws, 0), 10.0, 300, weight, _bounds)
     told: dict[str, Any] = {"form": form, "cells": len(residual), "runs": int(cells.seeds.sum()), "misfit": misfit}
     told["noise"] = expected
 
     def at(k: float) -> dict[str, Any]:
         points = np.array([[k]])
-        many = worth.law([column[:, None] for column in draws.T[3:]], points)[0][:, 0]
+        spread = worth.law([column[:, None] for column in many.T[3:]], points)[0][:, 0]
         one = worth.law([np.array([[value]]) for value in theta[3:]], points)[0][0, 0]
-        return interval(np.exp(many), float(np.exp(one)))
+        return interval(np.exp(spread), float(np.exp(one)))
 
     told["first_copy"] = {key: value - 1 if value is not None else None for key, value in at(2.0).items()}
     told["at"] = {f"{k:g}": at(k) for k in sorted(set(cells.passes.tolist())) if k > 1}
     if form == "saturating":
-        x_draws, r_draws = np.exp(draws[:, 3]), np.exp(draws[:, 4])
+        x_draws, r_draws = np.exp(many[:, 3]), np.exp(many[:, 4])
         told["x"] = interval(x_draws, float(np.exp(theta[3])))
         told["R"] = interval(r_draws, float(np.exp(theta[4])))
         told["most"] = interval(1 + x_draws * r_draws, float(1 + np.exp(theta[3] + theta[4])))
     if form == "power law":
-        told["g"] = interval(draws[:, 3], float(theta[3]))
-    told["E"] = interval(np.exp(draws[:, 0]), float(np.exp(theta[0])))
-    told["beta"] = interval(draws[:, 2], float(theta[2]))
+        told["g"] = interval(many[:, 3], float(theta[3]))
+    told["E"] = interval(np.exp(many[:, 0]), float(np.exp(theta[0])))
+    told["beta"] = interval(many[:, 2], float(theta[2]))
     told["theta"], told["centre"] = [float(value) for value in theta], centre
     return told
 

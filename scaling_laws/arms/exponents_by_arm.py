@@ -43,7 +43,7 @@ class ArmLaw:
         return (self.fit.value[key], self.fit.draws[key]) if self.fit else None
 
 
-def arm_law(rows: Sequence[dict[str, Any]]) -> ArmLaw:
+def arm_law(rows: Sequence[dict[str, Any]], draws: int = DRAWS) -> ArmLaw:
     """The sweep's own analysis of one arm's rows: approach 3 with q free, and approach 2."""
     ok = [row for row in rows if row["status"] == "ok"]
     n, d, loss, flops = (
@@ -51,31 +51,33 @@ def arm_law(rows: Sequence[dict[str, Any]]) -> ArmLaw:
     )
     cells, _ = make_cells(Runs(n, d, loss, flops, np.full(len(ok), np.nan)), CHANCE_LOSS)
     macs = macs_law(cells.n_params, cells.flops / (6 * cells.n_samples))
-    noise = noise_draws(cells.residuals, cells.seeds, DRAWS, np.random.default_rng(0))
+    noise = noise_draws(cells.residuals, cells.seeds, draws, np.random.default_rng(0))
     lines, _ = isoflop_lines(cells, noise)
     isoflop = None
     if len(lines) >= 3:
         _, exponent, _, exponents = through_minima(lines, 0)
         isoflop = exponent, exponents
     try:
-        return ArmLaw(cells, macs, fit_parametric(cells, HUBER_DELTA, macs, free_q=True), isoflop, "")
+        return ArmLaw(cells, macs, fit_parametric(cells, HUBER_DELTA, macs, draws, free_q=True), isoflop, "")
     except BadInput as error:
         return ArmLaw(cells, macs, None, isoflop, str(error))
 
 
-def compare_arms(usual: Sequence[dict[str, Any]], arms: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def compare_arms(
+    usual: Sequence[dict[str, Any]], arms: Sequence[dict[str, Any]], draws: int = DRAWS
+) -> list[dict[str, Any]]:
     """For each habit: a by both approaches, b and E, each with its interval, and what it differs by from the usual way.
 
     The draws of two arms with the same cells and seeds are paired: the same runs' noise and the same widths' misses enter
     both, for the nets begin with the same weights and see the same images. "compute taken as 6 N D" is the usual runs' law
     again with p = 1 in M = k N^p.
     """
-    base = arm_law(usual)
+    base = arm_law(usual, draws)
     found = [_told(USUAL, "", base, base)]
     for arm in HABITS:
         rows = [row for row in arms if row["arm"] == arm]
         if rows:
-            law = arm_law(rows)
+            law = arm_law(rows, draws)
             found.append(_told(HABITS[arm], arm, law, base))
             if arm == "all at once":
                 found.append(_by_parameters(f"{HABITS[arm]}, {BY_PARAMETERS}", arm, law, base))
