@@ -45,7 +45,7 @@ def train_cell(
     width: int,
     n_samples: int,
     seeds: Sequence[int],
-    lr: float,
+    lr: float | Sequence[float],
     batch: int,
     dropout: float,
     split: str,
@@ -54,7 +54,8 @@ def train_cell(
 ) -> dict[str, Any]:
     """Train and test one net per seed, side by side; return {"rows": their rows of runs.csv}.
 
-    Each seed has its own weights, order and subset. `folder` is a prepared folder of digits with its copies, `split`
+    Each seed has its own weights, order and subset; `lr` is one for all, or one for each of `seeds`, in which a seed may
+    stand more than once. `folder` is a prepared folder of digits with its copies, `split`
     names the evaluation set (test, or tune where hyper-parameters are chosen), `checkpoint` the file in which a run of
     more than 30 s saves its state: started again, it goes on from there to the same numbers.
     """
@@ -71,6 +72,7 @@ def train_cell(
     held_out = {"tune": (digits.tune_images, digits.tune_labels), "test": (digits.test_images, digits.test_labels)}
     losses, accuracies = evaluate(net, *held_out[split])
     seconds /= len(seeds)  # of one net
+    rates = lr if isinstance(lr, Sequence) else [lr] * len(seeds)
     rows = [
         {
             "arm": arm,
@@ -83,7 +85,7 @@ def train_cell(
             "copies": copies,
             "batch_size": batch,
             "steps": -(-n_samples // batch),
-            "lr": lr,
+            "lr": rate,
             "dropout": dropout,
             "seed": seed,
             "flops": training_flops(width, n_samples),
@@ -94,7 +96,7 @@ def train_cell(
             "images_per_second": round(n_samples / seconds, 1),
             "device": device,
         }
-        for seed, loss, accuracy, train_loss in zip(seeds, losses, accuracies, train_losses, strict=True)
+        for seed, rate, loss, accuracy, train_loss in zip(seeds, rates, losses, accuracies, train_losses, strict=True)
     ]
     return {"rows": rows}
 

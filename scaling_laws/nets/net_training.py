@@ -59,26 +59,28 @@ def train(
     copies: list[np.ndarray],
     labels: np.ndarray,
     order: Order,
-    lr: float,
+    lr: float | Sequence[float],
     batch: int,
     checkpoint: Path | None = None,
 ) -> tuple[list[float], float]:
     """One pass over the images that `order` names; each net's mean loss in the last tenth of the steps, and seconds.
 
-    Adam with the learning rate `lr` times `schedule`. Stops early when no net's loss is finite any more.
+    Adam with the learning rate `lr`, one for all nets or one for each, times `schedule`. Stops early when no net's loss is
+    finite any more.
     """
     device = net.conv1.weight.device
     target = torch.from_numpy(np.asarray(labels, dtype=np.int64))[order.image]  # (n_samples, K)
     steps = -(-len(target) // batch)
     late_steps = range(math.floor(0.9 * steps), steps)
     optimizer = Adam(net)
+    peak = optimizer.rates(net, lr) if isinstance(lr, Sequence) else lr
     progress = CellProgress(checkpoint, optimizer, net.members)
     first = progress.step
     net.train()
     for step, (x, y) in enumerate(batches(copies, target, order, batch, first, device), first):
         losses = cross_entropy(net(normalise(x)), y)  # (K,)
         losses.sum().backward()  # the nets share no weight: each gets the gradient of its own loss
-        optimizer.step(lr * schedule((step + 0.5) / steps))
+        optimizer.step(peak * schedule((step + 0.5) / steps))
         if step in late_steps:
             progress.late = progress.late + losses.detach()
         # Asking for a number waits for an accelerator, so this is done rarely.
