@@ -42,7 +42,8 @@ from common.run import Run, open_run
 from nets.cell_jobs import start_worker
 from nets.digits import prepare
 from nets.flop_count import training_flops
-from nets.learning_rate import RULE
+from nets.learning_rate import RULE, RateRule
+from sweeping.cell_store import cell_store
 from sweeping.grid import Cell, fit_into, grid, search_plan
 from sweeping.rate_search import best_rates, lr_rule
 from sweeping.sweep_runner import Sweep
@@ -58,16 +59,17 @@ def sources(settings: Settings) -> list[Path]:
     return [HERE / "nets/cell_jobs.py", *([HERE / "sweeping/rate_search.py"] if searched else [])]
 
 
-def print_plan(sweep: Sweep, cells: list[Cell], extra_seconds: float, threads: int) -> None:
+def print_plan(sweep: Sweep, cells: list[Cell], rule: RateRule, extra_seconds: float, threads: int) -> None:
     """How many runs, how many of them are done, and how long the rest will take."""
-    finished = {path.stem for path in sweep.cells.glob("*.json")}
-    left = [cell for cell in cells if any(job.key not in finished for job in sweep.jobs(cell, 0, sweep.seeds))]
-    n = len(sweep.seeds)
-    seconds = sum(sweep.seconds(cell, sweep.seeds) for cell in left) / sweep.workers + (extra_seconds if left else 0)
+    jobs = [(cell, job) for cell in cells for job in sweep.test_jobs(cell, rule)]
+    left = [(cell, len(job.arguments["seeds"])) for cell, job in jobs if not sweep.is_done(job)]
+    n, undone = len(sweep.seeds), sum(seeds for _, seeds in left)
+    seconds = sum(sweep.seconds(cell, sweep.seeds) * seeds / n for cell, seeds in left) / sweep.workers
     flops = n * sum(training_flops(cell.width, cell.n_samples) for cell in cells)
     print(
-        f"plan: {n * len(cells)} runs, {n * (len(cells) - len(left))} done, {flops:.2e} FLOP, about "
-        f"{seconds / 60:.1f} min left with {sweep.workers} x {threads} threads\nresults: {shown(sweep.folder)}"
+        f"plan: {n * len(cells)} runs, {n * len(cells) - undone} done, {flops:.2e} FLOP, about "
+        f"{(seconds + extra_seconds * bool(left)) / 60:.1f} min left with {sweep.workers} x {threads} threads\n"
+        f"results: {shown(sweep.folder)}"
     )
 
 
@@ -89,7 +91,7 @@ def end(run: Run, sweep: Sweep, **summary: Any) -> int:
         run.finish(**summary)
         return 0
     print(
-        f"{len(sweep.failed)} jobs FAILED; the same command tries them again. Tracebacks: {shown(sweep.cells)}/*.error.txt"
+        f"{len(sweep.failed)} jobs FAILED; the same command tries them again. Tracebacks: {shown(sweep.store)}/*.error.txt"
     )
     for line in sorted(sweep.failed):
         print(f"  {line}")
@@ -174,7 +176,8 @@ def main() -> int:
         open_run("scaling_laws", task, settings, given, device.type, sources(settings), exclusive=False, **more) as run,
         Pool(workers, start_worker, (threads,)) as pool,
     ):
-        sweep = Sweep(settings, pool, workers, run.folder, digits, str(device))
+        store = cell_store(given.results_dir, digits, device.type, more.get("threads"))
+        sweep = Sweep(settings, pool, workers, run.folder, store, digits, str(device))
         return run_sweep(run, sweep, cells, mnist.name, threads)
 
 
@@ -188,7 +191,7 @@ def run_sweep(run: Run, sweep: Sweep, cells: list[Cell], dataset: str, threads: 
     other = 0 if settings.single else OVERHEAD_SECONDS
     other += sum(sweep.seconds(cell, seeds) for cell, seeds in searched) / sweep.workers
     cells = fit_into(cells, settings.minutes, lambda cell: sweep.seconds(cell, sweep.seeds) / sweep.workers, other)
-    print_plan(sweep, cells, other, threads)
+    print_plan(sweep, cells, RULE, other, threads)
     sweep.make_copies(max(cell.n_samples for cell in cells + [cell for cell, _ in searched]))
     rule = RULE
     if search.points:
@@ -198,6 +201,7 @@ def run_sweep(run: Run, sweep: Sweep, cells: list[Cell], dataset: str, threads: 
         if settings.tuning != "check" and not sweep.failed:
             rule = lr_rule(tuning)
             print(f"rule: lr = {rule.lr0:.5f} (8 / width)^{rule.width:.3f} (20,000 / n_samples)^{rule.samples:.3f}")
+            print_plan(sweep, cells, rule, 0 if settings.single else OVERHEAD_SECONDS, threads)
         if settings.tuning == "only" or (settings.tuning == "full" and sweep.failed):
             return end(run, sweep, lr_rule=rule)
     draw = partial(preview, run.folder, len(cells) * len(sweep.seeds), dataset)

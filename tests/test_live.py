@@ -132,7 +132,7 @@ class InOrder:
 @pytest.fixture
 def planned(tmp_path, monkeypatch):
     """The default sweep's runner with a pool that runs nothing, drawing as often as it can."""
-    runner = sweep_runner.Sweep(resolve(CommandLine()), InOrder(), 2, tmp_path, tmp_path, "cpu")  # type: ignore[arg-type]
+    runner = sweep_runner.Sweep(resolve(CommandLine()), InOrder(), 2, tmp_path, tmp_path, tmp_path, "cpu")  # type: ignore[arg-type]
     monkeypatch.setattr(runner, "seconds", lambda cell, seeds: float(cell.n_samples * cell.width))
     monkeypatch.setattr(
         sweep_runner, "LiveFigure", lambda path, draw, **_: LiveFigure(path, draw, share=1e9, after=0.0)
