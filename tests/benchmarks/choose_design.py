@@ -5,7 +5,8 @@
 Each design's cost on this machine's cores comes from measured training speeds, what it would find from simulation: the
 power mean fitted to the committed runs is the truth, a run's log loss has the seeds' noise found there, and the cells of
 a width share misses. First the information matrix (`expected`), then fits of simulated tables (`simulated`), as sweep.py
-makes them. Writes results/reference/scaling_laws/tuning/design.csv, all widths as ratios to the first design's.
+makes them. Writes results/reference/scaling_laws/tuning/design.csv: a row per design and quantity, with the mean width of
+its interval as a ratio to the first design's.
 """
 
 import argparse
@@ -175,18 +176,19 @@ def main() -> None:
     first: dict[str, np.ndarray] = {}
     for name, design in DESIGNS.items():
         cells = design.cells()
-        row: dict[str, Any] = {
+        about = {
             "design": name,
             "cells": len(cells),
             "runs": sum(n for _, n in cells),
             "seconds": round(seconds[name], 1),
             "tables": trials,
         }
+        ratios = {}
         for kind, widths in (("expected", expected_widths(cells)), ("simulated", simulated_widths(cells, trials))):
-            ratio = widths / first.setdefault(kind, widths)
-            row |= {f"{kind} {key}": round(float(value), 3) for key, value in zip(TARGETS, ratio, strict=True)}
-        rows.append(row)
-        print(" | ".join(map(str, row.values())), flush=True)
+            ratios[kind] = widths / first.setdefault(kind, widths)
+        for i, quantity in enumerate(TARGETS):
+            rows.append({**about, "quantity": quantity, **{kind: round(float(r[i]), 3) for kind, r in ratios.items()}})
+        print(*about.values(), *(np.round(r, 2) for r in ratios.values()), sep=" | ", flush=True)
         write_csv(KEPT, rows)
 
 
