@@ -2,9 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from common.errors import BadInput
 from common.live import LiveFigure
@@ -20,6 +20,19 @@ from sweeping.sweep_settings import Settings
 
 SEEDS_OF_A_JOB = 3
 SPEED_SECONDS = 0.1  # of each measurement of a training speed
+
+
+class SizedCell(Protocol):
+    """What of a cell of the grid, or of an arm, enters its job."""
+
+    @property
+    def arm(self) -> str: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def n_samples(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
 
 
 class Sweep:
@@ -45,18 +58,25 @@ class Sweep:
         """
         together = seeds_together(cell.width, cell.batch, self.device)
         most = (SEEDS_OF_A_JOB if self.device == "cpu" else len(seeds)) if together else 1
-        return [self.job(cell, lr, seeds[i : i + most], split) for i in range(0, len(seeds), most)]
+        groups = [seeds[i : i + most] for i in range(0, len(seeds), most)]
+        return [self.job(cell, group, lr, split, self.settings.dropout) for group in groups]
 
-    def job(self, cell: Cell, lr: float | list[float], seeds: list[int], split: str) -> Job:
-        """The training of `seeds` side by side, with one rate or one for each; named by all that its numbers hang on."""
+    def job(
+        self, cell: SizedCell, seeds: Sequence[int], lr: float | list[float], split: str, dropout: float, **more: Any
+    ) -> Job:
+        """The training of `seeds` side by side, with one rate or one for each, named by all that its numbers hang on.
+
+        `more` are further arguments of `train_cell` that change them.
+        """
         recipe = {
             "width": cell.width,
             "n_samples": cell.n_samples,
-            "seeds": seeds,
+            "seeds": list(seeds),
             "lr": lr,
             "batch": cell.batch,
-            "dropout": self.settings.dropout,
+            "dropout": dropout,
             "split": split,
+            **more,
         }
         named = "_".join(map(str, dict.fromkeys(seeds)))
         key = f"{split}-w{cell.width}-n{cell.n_samples}-s{named}-{short_hash(recipe)}"
@@ -77,7 +97,10 @@ class Sweep:
 
     def measure_speeds(self, cells: list[tuple[Cell, list[int]]]) -> None:
         """Images per second by (width, batch, members), measured once per folder; the plan's estimates rest on it."""
-        needed = {(cell.width, cell.batch, self.members(cell, seeds)) for cell, seeds in cells}
+        self.measure_speeds_of({(cell.width, cell.batch, self.members(cell, seeds)) for cell, seeds in cells})
+
+    def measure_speeds_of(self, needed: set[tuple[int, int, int]]) -> None:
+        """The same for nets given as (width, batch, members)."""
         names, rest = ("width", "batch", "members"), {"device": self.device, "seconds": SPEED_SECONDS}
         jobs = [
             Job(f"w{w}-b{b}-m{m}", measure_speed, {**dict(zip(names, (w, b, m), strict=True)), **rest})
@@ -148,7 +171,8 @@ class Sweep:
                 added = [job for lr in lrs for job in self.jobs(cell, lr, search.seeds, "tune")]
             else:
                 pairs = [(lr, seed) for lr in lrs for seed in search.seeds]
-                added = [self.job(cell, [lr for lr, _ in pairs], [seed for _, seed in pairs], "tune")]
+                rates_of, seeds = [lr for lr, _ in pairs], [seed for _, seed in pairs]
+                added = [self.job(cell, seeds, rates_of, "tune", self.settings.dropout)]
             jobs += added
             seconds = len(lrs) * self.seconds(cell, search.seeds) / len(added)
             cost |= dict.fromkeys((job.key for job in added), seconds)

@@ -8,6 +8,8 @@ from common.device import DeviceName
 from common.errors import BadInput
 from common.provenance import check_name
 
+Arm = Literal["disagreement", "dropout", "copies"]
+
 
 @dataclass(frozen=True)
 class CommandLine:
@@ -59,6 +61,8 @@ class CommandLine:
     """runs per cell, with other weights, order and subset"""
     dropout: float = 0.0
     """dropout before the linear head"""
+    arms: tuple[Arm, ...] = ()
+    """further runs: why Kaplan and Hoffmann disagree, 20% dropout, and what a transformed copy is worth"""
     tuning: Literal["check", "full", "only"] = "check"
     """learning rate: check the rule at one width, search again for this sweep, or search and stop"""
 
@@ -83,6 +87,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "column_widths": (2, 3, 4, 6, 8, 11, 16, 23, 32, 45),
         "column_halvings": (0, 2),
         "seeds": 5,
+        "arms": ("disagreement", "dropout", "copies"),
         "tuning": "full",
     },
 }
@@ -111,6 +116,7 @@ class Settings:
     seeds: tuple[int, ...]
     """of the runs of each cell, the first one being `seed`"""
     dropout: float
+    arms: tuple[Arm, ...]
     tuning: Literal["check", "full", "only", "none"]
 
 
@@ -131,6 +137,7 @@ def resolve(given: CommandLine) -> Settings:
         seed=given.seed,
         seeds=tuple(range(given.seed, given.seed + given.seeds)),
         dropout=given.dropout,
+        arms=given.arms,
         tuning=given.tuning,
     )
     if given.width is None or given.samples is None:
@@ -138,7 +145,7 @@ def resolve(given: CommandLine) -> Settings:
     single, one_seed = ((given.width, given.samples),), (given.seed,)
     grid = ("budgets", "widths", "row_widths", "row_halvings", "column_widths", "column_halvings")
     no_grid: dict[str, Any] = dict.fromkeys(grid, ())
-    return replace(settings, single=single, seeds=one_seed, tuning="none", **no_grid)
+    return replace(settings, single=single, seeds=one_seed, arms=(), tuning="none", **no_grid)
 
 
 def _check(given: CommandLine) -> None:
