@@ -21,7 +21,8 @@ folder, skips what is done and goes on where it was stopped. Made by `python doc
 | `plan.json` | `plan.py`, before any training | the net that is planned, what is predicted, later what was measured |
 | `anchors.json` | `train.py`, before training | what there is to beat on the text |
 | `by_position.csv`, `attention.npz`, `sample.txt` | `train.py`, at its end | what the figures are drawn from, and a sample |
-| `cells/*.json`, `runs/*.json` | sweeps, studies and comparisons, as each job ends | one finished run each |
+| `cells/*.json`, `runs/*.json` | studies and comparisons, as each job ends | one finished run each |
+| `../cells/*/*.json` | `sweep.py`, `plan.py`, as each job ends | a cell's seeds, for all sweeps with one code, data, device |
 | `runs.csv`, `curves.csv`, `training.csv`, `tuning.csv`, `table.md` | sweeps and comparisons | all runs as tables |
 | `arms.csv`, `arms.json` | sweeps with `--arms` | the runs made in another way, and what they say |
 | `fits.json`, `formulae.md` | sweeps, `fit.py`, `noise_scale.py` | what was fitted |
@@ -51,6 +52,7 @@ def tables() -> dict[str, dict[str, dict[str, str]]]:
             "arms.csv": {**sweep_columns.RUNS_CSV, **sweep_columns.ARMS_CSV},
             "arms.json": sweep_columns.ARMS_JSON,
             "summary.json": sweep_columns.SUMMARY_JSON | plan_columns.SUMMARY_JSON,
+            "design.csv": sweep_columns.DESIGN_CSV,
             "plan.json": plan_columns.PLAN_JSON,
             "coverage.csv": plan_columns.COVERAGE_CSV,
             "image_losses.csv": {

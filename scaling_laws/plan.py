@@ -44,6 +44,7 @@ from planning.machine_speed import TEST_COST, best_in_minutes
 from planning.plan_settings import PRESETS, CommandLine, Settings, resolve
 from planning.plan_text import measured_lines, plan_lines
 from sweeping import sweep_settings
+from sweeping.cell_store import cell_store
 from sweeping.grid import Cell
 from sweeping.sweep_runner import Sweep
 
@@ -132,7 +133,9 @@ def train_plan(
     sweep_of_one = replace(sweep_settings.resolve(single), seeds=settings.seeds)
     threads = max(1, available_cores() // workers)
     with Pool(workers, start_worker, (threads,)) as pool:
-        sweep = Sweep(sweep_of_one, pool, workers, run.folder, digits, str(device_of(given, cell["width"])[0]))
+        device = device_of(given, cell["width"])[0]
+        store = cell_store(given.results_dir, digits, device.type, None)
+        sweep = Sweep(sweep_of_one, pool, workers, run.folder, store, digits, str(device))
         todo = Cell("plan", cell["width"], cell["n_samples"])
         sweep.measure_speeds([(todo, sweep.seeds)])
         print(f"training {len(sweep.seeds)} runs, about {sweep.seconds(todo, sweep.seeds) / workers:.0f} s")

@@ -1,7 +1,11 @@
 """Tables of runs that follow a known law exactly, or with log-normal noise of the seeds and misses shared by a width."""
 
+import csv
 import math
 from collections.abc import Mapping
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +24,9 @@ from laws.parametric import (
 )
 from laws.run_table import Cells, Runs
 from laws.seed_noise import cell_noise, interval, stretched
-from nets.flop_count import macs_per_image, n_params, training_flops
-from sweeping.grid import grid
-from sweeping.sweep_settings import CommandLine, resolve
+from nets.flop_count import macs_per_image, n_params
 
+RUNS = Path(__file__).resolve().parents[1] / "results/reference/scaling_laws/default/runs.csv"
 # Fitted to the committed runs, Huber's delta at the noise.
 POWER_MEAN = {"E": 0.0289, "A": 1705.0, "B": 132.9, "alpha": 1.359, "beta": 0.910, "q": 0.532}
 LAW = {"E": 0.015, "A": 0.1 * 1e4**0.45, "B": 0.1 * 2e4**0.55, "alpha": 0.45, "beta": 0.55}
@@ -66,17 +69,21 @@ def isoflop_table(noise: float = 0.0, seeds: int = 1, seed: int = 0, p: float = 
     return runs_of(n, d, loss, c)
 
 
-# ---------------------------------------------------------------- the cells of the default sweep
+# ---------------------------------------------------------------- the cells of the committed sweep
 
 
+@lru_cache(maxsize=1)
 def _sweep_sizes() -> np.ndarray:
-    """N, D and C of the default sweep's cells, (3, K)."""
-    cells = grid(resolve(CommandLine()))
-    return np.array([(n_params(c.width), c.n_samples, training_flops(c.width, c.n_samples)) for c in cells], float).T
+    """N, D and C of the cells of the committed runs, (3, K): lines, then rows, then columns."""
+    with open(RUNS, newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["seed"] == "0"]
+    arms = [[row for row in rows if row["arm"] == arm] for arm in ("isoflop", "row", "column")]
+    arms[1].sort(key=lambda row: (int(row["width"]), -int(row["n_samples"])))
+    return np.array([[float(row[key]) for key in ("n_params", "n_samples", "flops")] for row in chain(*arms)]).T
 
 
 def sweep_macs() -> MacsLaw:
-    """M = k N^p over the widths of the default sweep."""
+    """M = k N^p over the widths of the committed sweep."""
     n, d, c = _sweep_sizes()
     return macs_law(n, c / (6 * d))
 
@@ -97,13 +104,33 @@ def sweep_table(
     few: bool = False,
     law: Mapping[str, float] = POWER_MEAN,
 ) -> Runs:
-    """Runs of the default sweep's cells under a law; `few`: its 26 cells of least compute and size."""
+    """Runs of the committed sweep's cells under a law; `few`: its 26 cells of least compute and size."""
     n, d, c = _sweep_sizes()
     rng = np.random.default_rng(seed)
     log_loss = np.log(exact_loss(n, d, law)) + shared(n, d, misses, rng)
     if few:
         keep = np.argsort(np.log(c) + np.log(n), kind="stable")[:26]
         n, d, c, log_loss = n[keep], d[keep], c[keep], log_loss[keep]
+    return _seeds_of(n, d, c, log_loss, seeds, noise, rng)
+
+
+def table_on(sizes: np.ndarray, seeds: np.ndarray, noise: float, misses: float, seed: int) -> Runs:
+    """Runs of the cells `sizes` (3, K), N, D and C, with `seeds` (K,) each, under the power mean."""
+    n, d, c = sizes
+    rng = np.random.default_rng(seed)
+    log_loss = np.log(exact_loss(n, d, POWER_MEAN)) + shared(n, d, misses, rng)
+    return _seeds_of(n, d, c, log_loss, seeds, noise, rng)
+
+
+def _seeds_of(
+    n: np.ndarray,
+    d: np.ndarray,
+    c: np.ndarray,
+    log_loss: np.ndarray,
+    seeds: int | np.ndarray,
+    noise: float,
+    rng: np.random.Generator,
+) -> Runs:
     n, d, c, log_loss = (np.repeat(column, seeds) for column in (n, d, c, log_loss))
     return runs_of(n, d, np.exp(log_loss + noise * rng.standard_normal(len(n))), c)
 
@@ -124,9 +151,16 @@ def beyond_the_sweep(noise: float, misses: float, seed: int) -> tuple[Runs, list
 
 
 def fitted_intervals(
-    cells: Cells, law: Mapping[str, float], seed: int, delta: float | None = None
+    cells: Cells,
+    law: Mapping[str, float],
+    seed: int,
+    delta: float | None = None,
+    computes: tuple[float, ...] = (1e12,),
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """True values, and the intervals of a fit as fits.json has them; Huber's `delta` is the noise unless given."""
+    """True values, and the intervals of a fit as fits.json has them; Huber's `delta` is the noise unless given.
+
+    `L at 1e12` is the least loss at that compute, one of `computes` (FLOP).
+    """
     macs = sweep_macs()
     noise = cell_noise(cells) if len(cells.residuals) else 0.06
     known = noise if len(cells.residuals) else math.nan
@@ -137,8 +171,11 @@ def fitted_intervals(
     chosen = free if not head.free_q and q_in_doubt(choice, free.draws["q"]) else head
     a, b = optimum_exponents(law["alpha"], law["beta"], macs.p)
     truth = {**{key: law[key] for key in CONSTANTS[:5]}, "a": float(a), "b": float(b)}
-    truth["L at 1e12"] = float(least_loss(1e12, law, macs))
-    draws = {**chosen.draws, "L at 1e12": least_loss(1e12, chosen.draws, macs)}
-    value = {**head.value, "L at 1e12": least_loss(1e12, head.value, macs)}
+    draws, value = dict(chosen.draws), dict(head.value)
+    for flops in computes:
+        name = f"L at {flops:.0e}".replace("e+", "e")
+        truth[name] = float(least_loss(flops, law, macs))
+        draws[name] = np.asarray(least_loss(flops, chosen.draws, macs))
+        value[name] = float(least_loss(flops, head.value, macs))
     found = {key: stretched(interval(np.asarray(draws[key]), 0.0), float(value[key])) for key in truth}
     return truth, found

@@ -9,6 +9,7 @@ import pytest
 import sweep
 from common import live
 from common.cli import figures
+from common.files import write_record
 from common.live import LiveFigure
 from common.pool import Finished
 from law_report import law_figures
@@ -132,7 +133,7 @@ class InOrder:
 @pytest.fixture
 def planned(tmp_path, monkeypatch):
     """The default sweep's runner with a pool that runs nothing, drawing as often as it can."""
-    runner = sweep_runner.Sweep(resolve(CommandLine()), InOrder(), 2, tmp_path, tmp_path, "cpu")  # type: ignore[arg-type]
+    runner = sweep_runner.Sweep(resolve(CommandLine()), InOrder(), 2, tmp_path, tmp_path, tmp_path, "cpu")  # type: ignore[arg-type]
     monkeypatch.setattr(runner, "seconds", lambda cell, seeds: float(cell.n_samples * cell.width))
     monkeypatch.setattr(
         sweep_runner, "LiveFigure", lambda path, draw, **_: LiveFigure(path, draw, share=1e9, after=0.0)
@@ -163,7 +164,7 @@ def drawings(runner: sweep_runner.Sweep, cells: list[Cell]) -> list[tuple[int, l
 def test_a_sweep_runs_its_smallest_budgets_first_and_draws_as_lines_end(planned):
     cells, budgets = grid(planned.settings), planned.settings.budgets
     calls = drawings(planned, cells)
-    budget = {f"{cell.arm}-w{cell.width}-n{cell.n_samples}": cell.budget for cell in cells}
+    budget = {f"test-w{cell.width}-n{cell.n_samples}": cell.budget for cell in cells}
     order = [budget[key.rsplit("-s", 1)[0]] for key in keys_of(planned)]
     assert order == sorted(order)
     assert len(set(order)) == 8  # seven lines, and the rows and columns
@@ -176,15 +177,14 @@ def test_a_sweep_runs_its_smallest_budgets_first_and_draws_as_lines_end(planned)
 def test_rows_and_columns_are_no_line_and_what_is_stored_is_not_drawn_again(planned):
     """As when a failed job is tried again: all else is on the disk and comes first, the rows and columns too."""
     cells = grid(planned.settings)
-    planned.cells.mkdir()
     last = [cell for cell in cells if cell.budget == planned.settings.budgets[-1]]
     for cell in cells:
-        for job in planned.jobs(cell, 0.01, planned.seeds) if cell not in last else []:
-            (planned.cells / f"{job.key}.json").touch()
+        for job in planned.test_jobs(cell, RULE) if cell not in last else []:
+            write_record(planned.store / f"{job.key}.json", {})
     assert {tuple(ended) for _, ended in drawings(planned, cells)} == {planned.settings.budgets[:-1]}
     for cell in last:
-        for job in planned.jobs(cell, 0.01, planned.seeds):
-            (planned.cells / f"{job.key}.json").touch()
+        for job in planned.test_jobs(cell, RULE):
+            write_record(planned.store / f"{job.key}.json", {})
     assert drawings(planned, cells) == []
 
 

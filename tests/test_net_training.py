@@ -107,6 +107,17 @@ def test_seeds_side_by_side_equal_each_alone(folder):
         assert alone["train_loss"] == pytest.approx(row["train_loss"], rel=2e-3)
 
 
+def test_rates_side_by_side_equal_each_alone(folder):
+    lrs, seeds = [0.004, 0.004, 0.016, 0.016], [0, 1, 0, 1]
+    together = train_cell(**cell(folder, n_samples=1500, seeds=seeds, lr=lrs, split="tune"))["rows"]
+    assert [(row["lr"], row["seed"]) for row in together] == list(zip(lrs, seeds, strict=True))
+    assert len({row["tune_loss"] for row in together}) == 4
+    for row in together:
+        alone = train_cell(**cell(folder, n_samples=1500, seeds=[row["seed"]], lr=row["lr"], split="tune"))["rows"][0]
+        assert alone["tune_loss"] == pytest.approx(row["tune_loss"], rel=2e-3)
+        assert alone["train_loss"] == pytest.approx(row["train_loss"], rel=2e-3)
+
+
 def test_a_run_repeats_to_the_bit_and_learns(folder):
     first, again = (train_cell(**cell(folder, n_samples=2000, lr=0.02))["rows"][0] for _ in range(2))
     for key in first.keys() - {"seconds", "images_per_second"}:
@@ -137,7 +148,7 @@ def test_a_diverged_run_is_a_recorded_result(folder, n_samples):
 
 def test_no_float64_anywhere(folder):
     with no_float64():
-        row = train_cell(**cell(folder, seeds=[0, 1]))["rows"][0]
+        row = train_cell(**cell(folder, seeds=[0, 1], lr=[0.01, 0.02]))["rows"][0]
         assert measure_speed(2, 8, 2, "cpu", seconds=0.01)["images_per_second"] > 0
     assert row["status"] == "ok"
 

@@ -12,16 +12,21 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import common.data
 import sweep
 from common.cli import run_main
 from common.errors import BadInput
+from common.pool import Job
 from common.provenance import source_hashes
-from nets.flop_count import training_flops
+from nets.flop_count import macs_per_image, n_params, training_flops
+from nets.learning_rate import RULE
 from sweeping.grid import Cell, fit_into, grid, search_plan
+from sweeping.sweep_runner import Sweep
 from sweeping.sweep_settings import CommandLine, resolve
+from synthetic_law import POWER_MEAN, exact_loss
 from synthetic_mnist import write_mnist
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,10 +35,10 @@ TIMES = ("seconds", "images_per_second")
 TINY = (
     *("--budgets", "6e7", "1.2e8", "2.4e8", "4.8e8", "--widths", "1", "2", "3", "4", "6", "--seeds", "2"),
     *("--min-samples", "40", "--max-samples", "20000", "--row-widths", "2", "--row-halvings", "6", "7"),
-    *("--column-halvings", "7"),
+    *("--column-widths", "1", "2", "3", "4", "6", "--column-halvings", "7"),
 )
 FEW = ("--budgets", "6e7", "--widths", "1", "2", "3", "--seeds", "2", "--min-samples", "40", "--row-widths", "2")
-FEW += ("--row-halvings", "7", "--column-halvings", "7")
+FEW += ("--row-halvings", "7", "--column-widths", "1", "2", "3", "--column-halvings", "7")
 
 
 @pytest.fixture
@@ -72,6 +77,11 @@ def rows(folder: Path = Path("results/scaling_laws/tiny")) -> list[dict[str, str
         return [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
 
 
+def stored(pattern: str = "*.json") -> list[Path]:
+    """Files of the one folder that all sweeps of a place keep their cells in."""
+    return sorted(Path("results/scaling_laws/cells").glob(f"*/{pattern}"))
+
+
 def one_sentence(err: str) -> str:
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, err
@@ -107,7 +117,7 @@ def test_a_whole_sweep(place):
     config = json.loads((folder / "config.json").read_text())
     assert config["config"]["dataset"] == "custom"
     assert str(place) not in json.dumps({**config, "arguments": None})
-    assert sorted(path.name for path in (folder / "cells").iterdir() if path.suffix != ".json") == []
+    assert sorted({path.suffix for path in stored("*")}) == [".json"]
     # the same command again trains nothing and gives the same table
     before = (folder / "runs.csv").read_bytes()
     began = time.perf_counter()
@@ -120,20 +130,48 @@ def test_a_whole_sweep(place):
 
 def test_killed_sweep_goes_on_and_its_config_repeats_it_elsewhere_without_a_stop(place):
     process = start(*FEW, start_new_session=True)
-    cells = Path("results/scaling_laws/tiny/cells")
-    while len(list(cells.glob("isoflop*.json"))) < 1:
+    while not stored("test-*.json"):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    kept = {path: path.read_bytes() for path in cells.glob("*.json")}
+    kept = {path: path.read_bytes() for path in stored()}
     assert not Path("results/scaling_laws/tiny/summary.json").exists()
     code, _, err = finish(start(*FEW))
     assert code == 0, err
-    code, _, err = finish(start("--from-config", "results/scaling_laws/tiny/config.json", "--name", "again"))
-    assert code == 0, err
-    assert rows(Path("results/scaling_laws/again")) == rows()
     assert all(path.read_bytes() == content for path, content in kept.items())  # nothing trained twice
+    elsewhere = ("--from-config", "results/scaling_laws/tiny/config.json", "--results-dir", "more", "--name", "again")
+    code, _, err = finish(start(*elsewhere))
+    assert code == 0, err
+    assert rows(Path("more/scaling_laws/again")) == rows()
     assert not list(Path("results").rglob("*.tmp"))
+
+
+def test_sweeps_share_their_cells_and_a_damaged_one_is_made_again(place):
+    row = ("--budgets", "1e3", "--min-samples", "40", "--row-widths", "2", "--column-halvings")
+    assert finish(start(*row, "--row-halvings", "7", "8", "--seeds", "3"))[0] == 0
+    first, kept = rows(), {path: path.read_bytes() for path in stored()}
+    assert len(first) == 6
+    more = (*row, "--row-halvings", "6", "7", "8", "--seeds", "4", "--name", "more")
+    code, out, err = finish(start(*more))
+    assert code == 0, err
+    assert "plan: 12 runs, 6 done" in out
+    assert {path: path.read_bytes() for path in kept} == kept
+    again = rows(Path("results/scaling_laws/more"))
+    assert [r for r in again if r["seed"] != "3" and r["n_samples"] != "859"] == first
+    # what was a row is a column here; the numbers are the same
+    column = ("--budgets", "1e3", "--row-halvings", "--column-widths", "2", "--column-halvings", "7", "--seeds", "3")
+    code, out, _ = finish(start(*column, "--min-samples", "40", "--name", "column"))
+    assert code == 0
+    assert "plan: 3 runs, 3 done" in out
+    found = rows(Path("results/scaling_laws/column"))
+    assert {r["arm"] for r in found} == {"column"}
+    assert [{**r, "arm": "row"} for r in found] == [r for r in first if r["n_samples"] == "430"]
+    damaged = stored("test-w2-n430-s0_1_2-*.json")[0]
+    damaged.write_bytes(damaged.read_bytes().replace(b"test_loss", b"test_lost"))
+    code, out, _ = finish(start(*row, "--row-halvings", "7", "8", "--seeds", "3"))
+    assert code == 0
+    assert f"{damaged.name} is damaged, and made again" in out
+    assert rows() == first
 
 
 def test_two_sweeps_share_the_work(place):
@@ -142,9 +180,8 @@ def test_two_sweeps_share_the_work(place):
     assert [code for code, *_ in results] == [0, 0], results
     n = len(rows())
     assert all(f"{n} runs," in out for _, out, _ in results)
-    cells = Path("results/scaling_laws/tiny/cells")
-    assert {path.suffix for path in cells.iterdir()} == {".json"}
-    assert n == sum(len(json.loads(path.read_text())["rows"]) for path in cells.glob("[!t]*.json"))
+    assert {path.suffix for path in stored("*")} == {".json"}
+    assert n == sum(len(json.loads(path.read_text())["rows"]) for path in stored("test-*.json"))
 
 
 def test_other_data_is_another_run(place, monkeypatch):
@@ -161,14 +198,14 @@ def test_other_data_is_another_run(place, monkeypatch):
     first = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     write_mnist(place / "more", n_train=2400)
     second = subprocess.run([*command, "--data-dir", "more"], capture_output=True, text=True, check=True).stdout
-    assert len(list(Path("results/scaling_laws").iterdir())) == 2
+    assert len(list(Path("results/scaling_laws").glob("*/runs.csv"))) == 2
+    assert len(stored()) == 2
     assert first.splitlines()[-2] != second.splitlines()[-2]
 
 
 def test_ctrl_c_saves_and_prints_the_resume_line(place):
     process = start(*TINY, start_new_session=True)
-    cells = Path("results/scaling_laws/tiny/cells")
-    while not list(cells.glob("*.json")):
+    while not stored():
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
     code, _, err = finish(process)
@@ -176,7 +213,7 @@ def test_ctrl_c_saves_and_prints_the_resume_line(place):
     assert "Traceback" not in err
     line = next(line for line in err.splitlines() if "To go on:" in line)
     assert line.endswith(f"--name tiny {' '.join(TINY)}")
-    assert list(cells.glob("*.json"))
+    assert stored()
 
 
 def test_ctrl_c_while_the_workers_start_is_quiet_too(place):
@@ -191,18 +228,23 @@ def test_ctrl_c_while_the_workers_start_is_quiet_too(place):
 
 
 def test_a_run_that_raises_stops_no_other_and_is_tried_again(place):
-    bad = Path("results/scaling_laws/tiny/cells")
+    assert finish(start("--width", "2", "--samples", "510", "--seeds", "1", "--name", "single"))[0] == 0
+    store, settings = stored()[0].parent, resolve(CommandLine(seeds=2))
+    digits = next((place / "cache").glob("custom-*"))
+    runner = Sweep(settings, None, 2, store, store, digits, "cpu")  # type: ignore[arg-type]
+    (job,) = runner.test_jobs(Cell("isoflop", 2, 510, 6e7), RULE)
     # a checkpoint that cannot be read makes the run of width 2 raise
-    (bad / "isoflop-w2-n510-s0_1.pt").mkdir(parents=True)
+    bad = store / f"{job.key}.pt"
+    bad.mkdir()
     code, out, _ = finish(start(*FEW))
     assert code == 1
     assert "1 jobs FAILED" in out
-    assert "isoflop-w2-n510-s0_1: " in out
-    assert (bad / "isoflop-w2-n510-s0_1.error.txt").read_text().startswith("Traceback")
+    assert f"{job.key}: " in out
+    assert bad.with_suffix(".error.txt").read_text().startswith("Traceback")
     done = {row["width"] for row in rows() if row["arm"] == "isoflop"}
     assert done == {"1", "3"}
     assert not Path("results/scaling_laws/tiny/summary.json").exists()
-    (bad / "isoflop-w2-n510-s0_1.pt").rmdir()
+    bad.rmdir()
     assert finish(start(*FEW))[0] == 0
     assert {row["width"] for row in rows() if row["arm"] == "isoflop"} == {"1", "2", "3"}
 
@@ -239,7 +281,11 @@ def test_default_grid_is_what_the_readme_says():
     assert settings.seeds == (0, 1, 2)
     for budget in settings.budgets:
         widths = [cell.width for cell in lines if cell.budget == budget]
-        assert len(widths) >= 5
+        assert len(widths) >= (5 if budget >= 4e9 else 4)
+        # by the committed law the best width lies inside every line, as approach 2 needs it
+        n = np.array([n_params(width) for width in widths])
+        d = budget / np.array([6 * macs_per_image(width) for width in widths])
+        assert 0 < int(np.argmin(exact_loss(n, d, POWER_MEAN))) < len(widths) - 1
         for cell in lines:
             if cell.budget == budget:
                 assert training_flops(cell.width, cell.n_samples) == pytest.approx(budget, rel=1e-3)
@@ -250,21 +296,25 @@ def test_widths_grow_by_sqrt_2():
     assert list(CommandLine().widths[2:]) == [round(4 * 2 ** (i / 2)) for i in range(6)]
 
 
-def test_minutes_drop_the_largest_budgets_and_never_seeds():
+def test_minutes_drop_the_largest_compute_and_never_seeds():
     cells = grid(resolve(CommandLine()))
 
     def seconds(cell: Cell) -> float:
         return 3 * training_flops(cell.width, cell.n_samples) / 2e10
 
-    kept = fit_into(cells, 4.0, seconds, 25.0)
-    assert 0 < sum(map(seconds, kept)) <= 240 - 25
+    def flops(cell: Cell) -> int:
+        return training_flops(cell.width, cell.n_samples)
+
+    kept = fit_into(cells, 2.0, seconds, lambda _: 25.0)
+    assert 0 < sum(map(seconds, kept)) <= 120 - 25
     dropped = {cell.budget for cell in cells} - {cell.budget for cell in kept}
     assert dropped
     assert min(dropped) > max(cell.budget for cell in kept if cell.arm == "isoflop")
-    assert [cell for cell in cells if cell.arm != "isoflop"] == [cell for cell in kept if cell.arm != "isoflop"]
-    assert fit_into(cells, math.inf, seconds, 25.0) == cells
+    assert max(map(flops, kept)) < min(flops(cell) for cell in cells if cell not in kept)
+    assert {cell.arm for cell in kept} == {"isoflop", "row", "column"}
+    assert fit_into(cells, math.inf, seconds, lambda _: 25.0) == cells
     with pytest.raises(BadInput, match="too short"):
-        fit_into(cells, 1e-3, seconds, 25.0)
+        fit_into(cells, 1e-3, seconds, lambda _: 25.0)
 
 
 def test_check_of_the_learning_rate_uses_other_seeds_than_the_sweep():
@@ -275,6 +325,31 @@ def test_check_of_the_learning_rate_uses_other_seeds_than_the_sweep():
     assert settings.seeds == (5, 6, 7)
     assert not set(search.seeds) & set(settings.seeds)
     assert len({lr for _, lr in search.points}) == 5
+
+
+def test_rates_of_a_search_train_side_by_side_where_there_is_no_cpu(tmp_path):
+    settings = resolve(CommandLine())
+    search = search_plan(settings, 500)
+    given: dict[str, list[Job]] = {}
+    for device in ("cpu", "cuda"):
+        runner = Sweep(settings, None, 1, tmp_path, tmp_path, tmp_path, device)  # type: ignore[arg-type]
+        runner.speed = dict.fromkeys(((6, search.points[0][0].batch, m) for m in range(1, 11)), 1e4)
+        jobs = given[device] = []
+        runner.run = lambda new, cost, label, jobs=jobs: jobs.extend(new) or iter(())  # type: ignore[method-assign]
+        runner.tune(search)
+    (together,) = given["cuda"]
+    alone = [(job.arguments["lr"], seed) for job in given["cpu"] for seed in job.arguments["seeds"]]
+    assert sorted(zip(together.arguments["lr"], together.arguments["seeds"], strict=True)) == sorted(alone)
+    assert len(alone) == 10
+
+
+def test_a_sweep_with_more_seeds_has_the_jobs_of_one_with_fewer(tmp_path):
+    def keys(seeds: int) -> set[str]:
+        settings = resolve(CommandLine(seeds=seeds))
+        runner = Sweep(settings, None, 1, tmp_path, tmp_path, tmp_path, "cpu")  # type: ignore[arg-type]
+        return {job.key for cell in grid(settings) for job in runner.test_jobs(cell, RULE)}
+
+    assert keys(3) < keys(5)
 
 
 def test_one_net_is_a_sweep_of_one_cell_without_a_search():
@@ -336,6 +411,7 @@ def test_what_trains_is_the_identity_of_a_run_and_the_report_is_not():
         (("--name", "../escape"), "--name"),
         (("--widths", "few"), "--widths"),
         (("--budgets", "1", "--row-halvings", "--column-halvings"), "no cell of the grid"),
+        (("--column-widths", "0"), "--column-widths must be positive"),
     ],
 )
 def test_bad_arguments_get_one_sentence(arguments, sentence, place, monkeypatch, capsys):
@@ -391,7 +467,7 @@ def test_full_disk_in_a_worker_ends_the_sweep_and_keeps_earlier_results(place):
 
     command = ("--width", "2", "--samples", "200")
     assert finish(start(*command))[0] == 0
-    shutil.rmtree("results/scaling_laws/tiny/cells")  # what a worker has to write again
+    shutil.rmtree("results/scaling_laws/cells")  # what a worker has to write again
     before = {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
     # no file may grow beyond 100 bytes any more, as on a full disk
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # noqa: E731

@@ -23,9 +23,7 @@ DROPOUT = 0.2
 
 COPY_WIDTHS, COPY_SEEDS = (8, 16), 5
 PASSES = (1, 2, 4, 8, 16, 32)
-FEWEST_IMAGES = (
-    32  # the smallest set is the training images divided by this, so that the largest fresh set is all of them
-)
+POOL_TO_SET = 32  # the smallest set is this part of the training images: the largest fresh set is all of them
 IMAGE_SETS = 3  # each twice as large as the one before
 LONGEST = 64  # smallest sets' worth of images in the longest run
 STRENGTHS = (0.5, 1.5, 2.0)  # beside 1, at the first of the widths and the middle set

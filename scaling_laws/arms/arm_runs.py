@@ -4,33 +4,18 @@ from typing import Any
 
 from arms.arm_cells import ArmCell
 from common.pool import Job
-from nets.cell_jobs import seeds_together, train_cell
+from nets.cell_jobs import seeds_together
+from nets.learning_rate import USUAL
 from sweeping.sweep_runner import Sweep
 
 
 def arm_jobs(sweep: Sweep, cell: ArmCell) -> list[Job]:
     """One job for all seeds of a cell where they train side by side, else one per seed."""
     together = seeds_together(cell.width, cell.batch, sweep.device)
-    jobs = []
-    for group in [cell.seeds] if together else [(seed,) for seed in cell.seeds]:
-        key = f"{cell.arm.replace(' ', '_')}-w{cell.width}-n{cell.n_samples}-s{'_'.join(map(str, group))}"
-        key += f"-k{cell.variant.passes}-x{cell.variant.strength:g}"
-        arguments = {
-            "folder": str(sweep.digits),
-            "arm": cell.arm,
-            "width": cell.width,
-            "n_samples": cell.n_samples,
-            "seeds": list(group),
-            "lr": cell.lr,
-            "batch": cell.batch,
-            "dropout": cell.dropout,
-            "split": "test",
-            "device": sweep.device,
-            "checkpoint": str(sweep.cells / f"{key}.pt"),
-            "variant": cell.variant,
-        }
-        jobs.append(Job(key, train_cell, arguments))
-    return jobs
+    # A net of an arm that is trained the usual way is one of the sweep's: its file has the same name.
+    more = {} if cell.variant == USUAL else {"variant": cell.variant}
+    groups = [cell.seeds] if together else [(seed,) for seed in cell.seeds]
+    return [sweep.job(cell, group, cell.lr, "test", cell.dropout, **more) for group in groups]
 
 
 def measure_arm_speeds(sweep: Sweep, cells: list[ArmCell]) -> None:

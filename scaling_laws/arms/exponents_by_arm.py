@@ -88,14 +88,17 @@ def compare_arms(usual: Rows, arms: Rows, draws: int = DRAWS) -> list[dict[str, 
 
     An arm is compared with the usual runs of those cells that are near chance in neither. The draws of the two are paired:
     the seeds' noise, for most habits begin with the same weights and see the same images, and by assumption the misses
-    that the cells of a width share. Tests on the way of one net count as runs of their own: the intervals of those two arms are
-    somewhat too narrow. "compute taken as 6 N D" is a law again with p = 1 in M = k N^p.
+    that the cells of a width share. Tests on the way of one net count as runs of their own: the intervals of those two arms
+    are somewhat too narrow. "compute taken as 6 N D" is a law again with p = 1 in M = k N^p.
     """
-    whole = arm_law([row for row in usual if size_of(row) in kept_sizes(usual)], draws)
+    kept = kept_sizes(usual)
+    if not kept:
+        return []
+    whole = arm_law([row for row in usual if size_of(row) in kept], draws)
     found = [_told(USUAL, "", whole, whole, usual, 0), _by_parameters(BY_PARAMETERS, "", whole, whole, usual, 0)]
     for arm, name in HABITS.items():
         rows = [row for row in arms if row["arm"] == arm]
-        both = kept_sizes(rows) & kept_sizes(usual)
+        both = kept_sizes(rows) & kept
         if rows and both:
             law, base = (arm_law([row for row in own if size_of(row) in both], draws) for own in (rows, usual))
             lost = len({size_of(row) for row in rows} - both)

@@ -48,7 +48,7 @@ def train_cell(
     width: int,
     n_samples: int,
     seeds: Sequence[int],
-    lr: float,
+    lr: float | Sequence[float],
     batch: int,
     dropout: float,
     split: str,
@@ -58,7 +58,8 @@ def train_cell(
 ) -> dict[str, Any]:
     """Train and test one net per seed, side by side; return {"rows": their rows of runs.csv, or of arms.csv}.
 
-    Each seed has its own weights, order and subset. `folder` is a prepared folder of digits with its copies, `split`
+    Each seed has its own weights, order and subset; `lr` is one for all, or one for each of `seeds`, in which a seed may
+    stand more than once. `folder` is a prepared folder of digits with its copies, `split`
     names the evaluation set (test, or tune where hyper-parameters are chosen), `checkpoint` the file in which a run of
     more than 30 s saves its state: started again, it goes on from there to the same numbers. A net that is tested on its
     way too has a row for each test.
@@ -82,6 +83,7 @@ def train_cell(
     tests: dict[int, Any] = {n: tested.get(-(-n // batch), none) for n in variant.tested_after}
     tests[n_samples] = evaluate(net, *held_out[split])
     moved = evaluate(net, transformed_test(folder), digits.test_labels) if variant.tested_transformed else None
+    rates = lr if isinstance(lr, Sequence) else [lr] * len(seeds)
     rows = []
     for n, (losses, accuracies) in tests.items():
         for k, (seed, loss, accuracy, train_loss) in enumerate(
@@ -95,7 +97,7 @@ def train_cell(
                 "copies": shown.n_copies,
                 "batch_size": batch,
                 "steps": -(-n // batch),
-                "lr": lr,
+                "lr": rates[k],
                 "dropout": dropout,
                 "seed": seed,
                 "flops": training_flops(width, n),

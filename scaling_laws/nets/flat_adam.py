@@ -1,9 +1,11 @@
 """Adam, over all parameters of a net as one vector."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 BETAS = (0.9, 0.99)  # runs of a few hundred steps: 0.999 would still remember the first gradients at the end
 
@@ -29,15 +31,30 @@ class Adam:
             parameter.data, parameter.grad = view, self.gradient.as_strided(*place)
             begin += size
 
+    def rates(self, net: torch.nn.Module, lr: Sequence[float]) -> Tensor:
+        """A learning rate for each weight, from one for each of the K nets side by side, in `net`'s order."""
+        spread = torch.empty_like(self.weights)
+        own = torch.tensor(lr, device=spread.device)
+        for parameter in net.parameters():  # the members are the outermost index of every layer
+            view = spread.as_strided(parameter.size(), parameter.stride(), parameter.storage_offset())
+            view.unflatten(0, (len(lr), -1)).copy_(own.view(-1, *[1] * view.dim()))
+        return spread
+
     @torch.no_grad()
-    def step(self, lr: float) -> None:
-        """One update from the gradients that backward() has added up, which are then zero again."""
+    def step(self, lr: float | Tensor) -> None:
+        """One update from the gradients that backward() has added up, which are then zero again.
+
+        `lr` is one number, or one for each weight.
+        """
         self.steps += 1
         first, second = self.betas
         self.mean.lerp_(self.gradient, 1 - first)
         self.square.mul_(second).addcmul_(self.gradient, self.gradient, value=1 - second)
         spread = self.square.sqrt().div_(math.sqrt(1 - second**self.steps)).add_(self.eps)
-        self.weights.addcdiv_(self.mean, spread, value=-lr / (1 - first**self.steps))
+        if isinstance(lr, Tensor):
+            self.weights.sub_(self.mean.div(spread).mul_(lr).div_(1 - first**self.steps))
+        else:
+            self.weights.addcdiv_(self.mean, spread, value=-lr / (1 - first**self.steps))
         self.gradient.zero_()
 
     def state(self) -> dict[str, Any]:

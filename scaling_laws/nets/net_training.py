@@ -67,7 +67,7 @@ def train(
     copies: list[np.ndarray],
     labels: np.ndarray,
     order: Order,
-    lr: float,
+    lr: float | Sequence[float],
     batch: int,
     checkpoint: Path | None = None,
     variant: Variant = USUAL,
@@ -75,8 +75,9 @@ def train(
 ) -> Trained:
     """One pass over the images that `order` names.
 
-    Adam with the learning rate `lr` times `schedule`. Stops early when no net's loss is finite any more. `test` tests the
-    nets after the numbers of samples that the `variant` names: loss and accuracy of each, (2, K).
+    Adam with the learning rate `lr`, one for all nets or one for each, times `schedule`. Stops early when no net's loss is
+    finite any more. `test` tests the nets after the numbers of samples that the `variant` names: loss and accuracy of
+    each, (2, K).
     """
     device = net.conv1.weight.device
     target = torch.from_numpy(np.asarray(labels, dtype=np.int64))[order.image]  # (n_samples, K)
@@ -85,13 +86,14 @@ def train(
     test_steps = {-(-n // batch) for n in variant.tested_after}
     late_steps = range(math.floor(0.9 * steps), steps)
     optimizer = Adam(net)
+    peak = optimizer.rates(net, lr) if isinstance(lr, Sequence) else lr
     progress = CellProgress(checkpoint, optimizer, net.members)
     first = progress.step
     net.train()
     for step, (x, y) in enumerate(batches(copies, target, order, batch, first, device), first):
         losses = cross_entropy(net(normalise(x)), y)  # (K,)
         losses.sum().backward()  # the nets share no weight: each gets the gradient of its own loss
-        optimizer.step(lr * schedule((step + 0.5) / steps, warm_up, not variant.constant_rate))
+        optimizer.step(peak * schedule((step + 0.5) / steps, warm_up, not variant.constant_rate))
         if step in late_steps:
             progress.late = progress.late + losses.detach()
         if test is not None and step + 1 in test_steps:

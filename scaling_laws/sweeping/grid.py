@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from common.errors import BadInput
-from nets.flop_count import macs_per_image
+from nets.flop_count import macs_per_image, training_flops
 from nets.learning_rate import batch_size
 from sweeping.rate_search import planned_rates
 from sweeping.sweep_settings import Settings
@@ -39,7 +39,9 @@ def grid(settings: Settings) -> list[Cell]:
                 cells.append(Cell("isoflop", width, n_samples, budget))
     cells += [Cell("row", width, round(55_000 / 2**j)) for width in settings.row_widths for j in settings.row_halvings]
     cells += [
-        Cell("column", width, round(55_000 / 2**j)) for width in settings.widths for j in settings.column_halvings
+        Cell("column", width, round(55_000 / 2**j))
+        for width in settings.column_widths
+        for j in settings.column_halvings
     ]
     first: dict[tuple[int, int], Cell] = {}
     for cell in cells:
@@ -49,17 +51,20 @@ def grid(settings: Settings) -> list[Cell]:
     return list(first.values())
 
 
-def fit_into(cells: list[Cell], minutes: float, seconds: Callable[[Cell], float], other: float) -> list[Cell]:
-    """Drop the largest IsoFLOP budgets until the expected wall-clock fits `minutes`; BadInput if none does.
+def fit_into(
+    cells: list[Cell], minutes: float, seconds: Callable[[Cell], float], other: Callable[[list[Cell]], float]
+) -> list[Cell]:
+    """Leave out the cells of most compute until the expected wall-clock fits `minutes`; BadInput if none does.
 
-    `seconds` is the wall-clock that a cell adds, `other` that of all else.
+    First rows and columns above the largest IsoFLOP budget, then that budget with those above the next, and so on.
+    `seconds` is the wall-clock that a cell adds, `other` that of all else beside these cells.
     """
-    kept = sorted({cell.budget for cell in cells if math.isfinite(cell.budget)})
-    while sum(map(seconds, cells)) + other > 60 * minutes:
-        if len(kept) < 2:
-            raise BadInput(f"--minutes {minutes:g} is too short for the smallest budget and the rows")
-        largest = kept.pop()
-        cells = [cell for cell in cells if cell.budget != largest]
+    limits = sorted({cell.budget for cell in cells if math.isfinite(cell.budget)})
+    while sum(map(seconds, cells)) + other(cells) > 60 * minutes:
+        if not limits:
+            raise BadInput(f"--minutes {minutes:g} is too short for the smallest budget and what is done beside it")
+        most = 1.01 * limits.pop()  # a line's numbers of samples are whole
+        cells = [cell for cell in cells if training_flops(cell.width, cell.n_samples) <= most]
     return cells
 
 

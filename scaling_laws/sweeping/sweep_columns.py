@@ -31,6 +31,16 @@ SUMMARY_JSON = {
     "diverged": "of them, those whose loss is no number",
     "lr_rule": "with `--tuning only`: the learning rate as a law of width and samples",
 }
+DESIGN_CSV = {
+    "design": "the IsoFLOP lines and columns that a sweep would train",
+    "cells": "of it, each one width and number of samples",
+    "runs": "seeds of all cells",
+    "seconds": "of training and testing on two cores, from measured speeds",
+    "tables": "simulated, for the last column",
+    "quantity": "whose 95% interval is looked at: the exponent a, E, or the least loss at a compute",
+    "expected": "its width over the first design's, by the information matrix",
+    "simulated": "the same, mean over simulated tables",
+}
 ARMS_CSV = {
     "arm": "which habit a run has (one rate, long warm-up, one batch, constant rate, all at once), dropout, or what it is "
     "shown: fresh, fresh raw, copies, repeats",

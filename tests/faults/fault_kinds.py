@@ -214,7 +214,7 @@ def faults_of(script: Script, ways: tuple[str, ...]) -> dict[str, Fault]:
     for after_end, patterns in ((False, script.unfinished), (True, script.finished)):
         for pattern in patterns:
             state = "finished: " if after_end else ""
-            folder, name = pattern.split("/")[-2:]
+            folder, name = pattern.replace("cells/*/", "cells/").split("/")[-2:]
             short = f"a run's {name}" if folder == "C*" else f"{folder}/{name}" if name[0] == "*" else name
             # A finished run may do without its checkpoint, which takes room: the command says that it is gone, and no more.
             kept = [way for way in ways if (after_end, name, way) != (True, "checkpoint.pt", "deleted")]

@@ -68,6 +68,7 @@ class Script:
 
 SERVER = Server()
 RUN = "results/transformers/a/"
+CELLS = "results/scaling_laws/cells/*/"
 SCRIPTS = {
     script.key: script
     for script in (
@@ -75,16 +76,16 @@ SCRIPTS = {
             "sweep",
             "scaling_laws/sweep.py",
             "--budgets 6e7 --widths 1 2 3 --seeds 2 --min-samples 40 --row-widths 2 --row-halvings 7"
-            " --column-halvings 7 --workers 2",
+            " --column-widths 1 2 3 --column-halvings 7 --workers 2",
             workers=True,
             cores=2,
-            code="results/scaling_laws/a/cells/*.pt",
+            code=CELLS + "*.pt",
             unfinished=(
-                *(f"results/scaling_laws/a/{name}" for name in ("config.json", "speed/*.json", "cells/*.json")),
-                *("results/scaling_laws/a/cells/*.pt", "cache/*/copy_*.npy", "cache/*/[pt][!y]*_images.npy"),
+                *("results/scaling_laws/a/config.json", "results/scaling_laws/a/speed/*.json"),
+                *(CELLS + "*.json", CELLS + "*.pt", "cache/*/copy_*.npy", "cache/*/[pt][!y]*_images.npy"),
                 *("cache/*/[pt][!y]*_labels.npy", "cache/*/made/*.json", "cache/*/*.crc32"),
             ),
-            finished=tuple(f"results/scaling_laws/a/{name}" for name in ("summary.json", "runs.csv", "cells/*.json")),
+            finished=("results/scaling_laws/a/summary.json", "results/scaling_laws/a/runs.csv", CELLS + "*.json"),
         ),
         Script(
             "train",
