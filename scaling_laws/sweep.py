@@ -31,13 +31,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from arms.arm_cells import ArmCell, arm_cells, usual_rows
-from arms.arm_runs import arm_seconds, measure_arm_speeds, train_arms
+from arms.arm_cells import ArmCell, arm_cells
+from arms.arm_runs import arm_jobs, arm_seconds, measure_arm_speeds, train_arms
 from common.cli import figures, parse, run_main, shown
 from common.data import data_root, load_mnist
 from common.device import choose_device, threads_asked
 from common.errors import BadInput
-from common.files import read_json, write_csv
+from common.files import write_csv
 from common.pool import Pool
 from common.provenance import available_cores
 from common.run import Run, open_run
@@ -62,16 +62,23 @@ def sources(settings: Settings) -> list[Path]:
     return [HERE / "nets/cell_jobs.py", *(HERE / path for path, used in more.items() if used)]
 
 
-def print_plan(sweep: Sweep, cells: list[Cell], rule: RateRule, extra_seconds: float, threads: int) -> None:
+def print_plan(
+    sweep: Sweep, cells: list[Cell], arms: list[ArmCell], rule: RateRule, extra_seconds: float, threads: int
+) -> None:
     """How many runs, how many of them are done, and how long the rest will take."""
-    jobs = [(cell, job) for cell in cells for job in sweep.test_jobs(cell, rule)]
-    left = [(cell, len(job.arguments["seeds"])) for cell, job in jobs if not sweep.is_done(job)]
-    n, undone = len(sweep.seeds), sum(seeds for _, seeds in left)
-    seconds = sum(sweep.seconds(cell, sweep.seeds) * seeds / n for cell, seeds in left) / sweep.workers
-    flops = n * sum(training_flops(cell.width, cell.n_samples) for cell in cells)
+    costs = [(sweep.seconds(cell, sweep.seeds), sweep.test_jobs(cell, rule)) for cell in cells]
+    costs += [(arm_seconds(sweep, cell), arm_jobs(sweep, cell)) for cell in arms]
+    runs = undone = 0
+    seconds = 0.0
+    for cost, jobs in costs:
+        seeds = [len(job.arguments["seeds"]) for job in jobs]
+        left = sum(n for n, job in zip(seeds, jobs, strict=True) if not sweep.is_done(job))
+        runs, undone, seconds = runs + sum(seeds), undone + left, seconds + cost * left / sum(seeds) / sweep.workers
+    flops = len(sweep.seeds) * sum(training_flops(cell.width, cell.n_samples) for cell in cells)
+    flops += sum(cell.flops for cell in arms)
     print(
-        f"plan: {n * len(cells)} runs, {n * len(cells) - undone} done, {flops:.2e} FLOP, about "
-        f"{(seconds + extra_seconds * bool(left)) / 60:.1f} min left with {sweep.workers} x {threads} threads\n"
+        f"plan: {runs:,} runs, {runs - undone:,} done, {flops:.2e} FLOP, about "
+        f"{(seconds + extra_seconds * bool(undone)) / 60:.1f} min left with {sweep.workers} x {threads} threads\n"
         f"results: {shown(sweep.folder)}"
     )
 
@@ -129,15 +136,14 @@ def arms_of(sweep: Sweep, cells: list[Cell], rule: RateRule) -> list[ArmCell]:
     return arm_cells(sweep.settings.arms, cells, rule, sweep.seeds, images_per_copy(sweep.digits))
 
 
-def run_arms(sweep: Sweep, cells: list[ArmCell], usual: list[dict[str, Any]], dataset: str) -> None:
-    """Train the arms; arms.csv, arms.json and their figures. `usual` are the sweep's own rows of the same cells."""
+def run_arms(sweep: Sweep, cells: list[ArmCell], dataset: str) -> None:
+    """Train the arms; arms.csv, arms.json and their figures."""
     arms = [{**row, "dataset": dataset} for row in train_arms(sweep, cells)]
-    if sweep.failed:
-        return
-    from law_report.arm_files import write_arms
+    if not sweep.failed:
+        from law_report.arm_files import write_arms
 
-    write_csv(sweep.folder / "arms.csv", arms)
-    write_arms(usual, arms, sweep.folder, dataset)
+        write_csv(sweep.folder / "arms.csv", arms)
+        write_arms(sweep.folder)
 
 
 def preview(folder: Path, n_runs: int, dataset: str, rows: list[dict[str, Any]], budgets: list[float]) -> bool:
@@ -159,7 +165,7 @@ def preview(folder: Path, n_runs: int, dataset: str, rows: list[dict[str, Any]],
 
 def draw_again(folder: Path) -> int:
     """The figures of a sweep's folder from its tables."""
-    from law_report.arm_files import draw_arms
+    from law_report.arm_files import write_arms
     from law_report.law_files import redraw, title_of
     from laws.analysis import analyse_sweep
 
@@ -168,8 +174,8 @@ def draw_again(folder: Path) -> int:
             raise BadInput(f"--redraw {folder}: there is no {name}, which the figures are drawn from")
     result = analyse_sweep(folder)
     redraw(result, folder, title_of(result.table.dataset))
-    if (folder / "arms.json").exists():
-        draw_arms(read_json(folder / "arms.json"), folder, title_of(result.table.dataset))
+    if (folder / "arms.csv").exists():
+        write_arms(folder)
     print(figures(folder, "optimum.png"))
     return 0
 
@@ -212,11 +218,13 @@ def run_sweep(run: Run, sweep: Sweep, cells: list[Cell], dataset: str, threads: 
     sweep.measure_speeds([(cell, sweep.seeds) for cell in cells] + searched)
     other = 0 if settings.single else OVERHEAD_SECONDS
     other += sum(sweep.seconds(cell, seeds) for cell, seeds in searched) / sweep.workers
-    arms = arms_of(sweep, cells, RULE)
-    measure_arm_speeds(sweep, arms)
-    other += sum(arm_seconds(sweep, cell) for cell in arms) / sweep.workers
-    cells = fit_into(cells, settings.minutes, lambda cell: sweep.seconds(cell, sweep.seeds) / sweep.workers, other)
-    print_plan(sweep, cells, RULE, other, threads)
+    measure_arm_speeds(sweep, arms_of(sweep, cells, RULE))
+
+    def beside(kept: list[Cell]) -> float:
+        return other + sum(arm_seconds(sweep, cell) for cell in arms_of(sweep, kept, RULE)) / sweep.workers
+
+    cells = fit_into(cells, settings.minutes, lambda cell: sweep.seconds(cell, sweep.seeds) / sweep.workers, beside)
+    print_plan(sweep, cells, arms_of(sweep, cells, RULE), RULE, other, threads)
     sweep.make_copies(max(cell.n_samples for cell in cells + [cell for cell, _ in searched]))
     rule = RULE
     if search.points:
@@ -226,14 +234,15 @@ def run_sweep(run: Run, sweep: Sweep, cells: list[Cell], dataset: str, threads: 
         if settings.tuning != "check" and not sweep.failed:
             rule = lr_rule(tuning)
             print(f"rule: lr = {rule.lr0:.5f} (8 / width)^{rule.width:.3f} (20,000 / n_samples)^{rule.samples:.3f}")
-            print_plan(sweep, cells, rule, 0 if settings.single else OVERHEAD_SECONDS, threads)
+            rest = 0 if settings.single else OVERHEAD_SECONDS
+            print_plan(sweep, cells, arms_of(sweep, cells, rule), rule, rest, threads)
         if settings.tuning == "only" or (settings.tuning == "full" and sweep.failed):
             return end(run, sweep, lr_rule=rule)
     draw = partial(preview, run.folder, len(cells) * len(sweep.seeds), dataset)
     rows = [{**row, "dataset": dataset} for row in sweep.train(cells, rule, draw)]
     found = report(rows, run.folder, single=bool(settings.single)) if rows else "no run"
     if settings.arms and rows and not sweep.failed:
-        run_arms(sweep, arms_of(sweep, cells, rule), usual_rows(rows, cells, sweep.seeds), dataset)
+        run_arms(sweep, arms_of(sweep, cells, rule), dataset)
     print(f"{len(rows)} runs, {time.perf_counter() - STARTED:.0f} s in all; {shown(run.folder)}")
     if pictures := figures(run.folder, "optimum.png"):
         print(pictures)

@@ -1,6 +1,8 @@
 """The arms of the scaling-law study: what each net sees and how it is trained, and the laws of copies and habits."""
 
+import json
 import math
+import sys
 from collections import Counter
 from dataclasses import replace
 
@@ -8,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from arms.arm_cells import arm_cells, usual_rows
+import sweep
+from arms.arm_cells import WARM_UP_STEPS, arm_cells
 from arms.arm_findings import arm_findings
-from arms.copy_value import FORMS_OF_WORTH, _law_of, compare_worths, copy_cells, worth_of_copies
-from arms.exponents_by_arm import compare_arms
+from arms.copy_value import FORMS_OF_WORTH, _law_of, compare_worths, copy_cells, number_by_number, worth_of_copies
+from arms.exponents_by_arm import compare_arms, usual_rows
 from common.data import load_mnist
+from common.errors import BadInput
+from law_report.arm_files import write_arms
+from laws.parametric import macs_law
 from nets.cell_jobs import train_cell
 from nets.convnet import ConvNet
 from nets.digits import make_copy, open_digits, prepare, training_order, transform
@@ -156,9 +162,13 @@ def test_the_arms_of_the_default_lines():
     ways = [cell for cell in found if cell.arm == "constant rate"]
     tests = sorted((cell.width, n) for cell in ways for n in (*cell.variant.tested_after, cell.n_samples))
     assert tests == sorted((cell.width, cell.n_samples) for cell in lines)
+    for cell in ways:
+        first = min((*cell.variant.tested_after, cell.n_samples)) / cell.batch
+        assert cell.variant.warm_up_steps == math.ceil(0.05 * first), "no test lies within the warm-up"
+    assert {cell.variant.warm_up_steps for cell in found if cell.arm == "all at once"} == {WARM_UP_STEPS}
     for cell in found:
         if cell.arm in ("one rate", "dropout", "long warm-up", "one batch"):
-            assert cell.seeds == (0, 1, 2)
+            assert cell.seeds == (0, 1, 2, 3, 4)
             wide = 8 if cell.arm == "one rate" else cell.width
             assert cell.lr == learning_rate(wide, cell.n_samples)
             assert cell.batch == (64 if cell.arm == "one batch" else batch_size(cell.n_samples))
@@ -196,24 +206,80 @@ def copy_rows(x: float, r: float, noise: float = 0.0) -> list[dict]:
     return rows
 
 
+SATURATING = FORMS_OF_WORTH["saturating"]
+
+
 @pytest.mark.parametrize(("x", "r"), [(0.4, 6.0), (0.9, 20.0)])
 def test_a_known_worth_is_found_to_four_digits(x, r):
-    told = worth_of_copies(copy_cells(copy_rows(x, r)), "saturating")
+    cells = copy_cells(copy_rows(x, r, 1e-9))
+    told = worth_of_copies(cells, SATURATING)
     assert told["x"]["value"] == pytest.approx(x, rel=1e-4)
     assert told["R"]["value"] == pytest.approx(r, rel=1e-4)
     assert told["first_copy"]["value"] == pytest.approx(x * r * (1 - math.exp(-1 / r)), rel=1e-4)
     assert told["most"]["value"] == pytest.approx(1 + x * r, rel=1e-4)
     assert told["E"]["value"] == pytest.approx(0.03, rel=1e-3)
+    free = worth_of_copies(cells, number_by_number(cells.passes.tolist()))
+    for k in (2, 4, 8, 16, 32):
+        expected = 1 + x * r * (1 - math.exp(-(k - 1) / r))
+        assert told["at"][str(k)]["value"] == pytest.approx(expected, rel=1e-4)
+        assert free["at"][str(k)]["value"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_with_noise_the_interval_holds_the_truth_and_the_held_out_form_is_right():
     cells = copy_cells(copy_rows(0.5, 8.0, 0.06))
-    told = worth_of_copies(cells, "saturating")
+    told = worth_of_copies(cells, SATURATING)
     for key, truth in (("x", 0.5), ("R", 8.0), ("most", 5.0)):
         assert told[key]["lo95"] < truth < told[key]["hi95"]
         assert told[key]["hi95"] < 3 * truth, "an interval that says something"
     rivals = {row["form"]: row["held_out_rms"] for row in compare_worths(cells)}
-    assert rivals["saturating"] < min(rivals["power law"], rivals["linear"])
+    assert min(rivals, key=lambda name: rivals[name]) == "saturating"
+
+
+def test_copies_that_never_saturate_have_no_most():
+    told = worth_of_copies(copy_cells(copy_rows(0.5, 1e5, 0.03)), SATURATING)
+    assert told["most"] is None
+    assert told["R"]["hi95"] is None
+    assert told["x"]["lo95"] < 0.5 < told["x"]["hi95"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "why"),
+    [
+        (lambda row: row["passes"] == 1, "too few cells"),
+        (lambda row: row["passes"] > 1, "fresh cells"),
+        (lambda row: row["passes"] == 1 or (row["passes"], row["n_unique"]) == (2, 1718), "too few cells"),
+        (lambda row: row["seed"] == 0, "one seed"),
+        (lambda _: False, "fresh cells"),
+    ],
+)
+def test_what_the_cells_do_not_determine_is_refused(kept, why):
+    told = worth_of_copies(copy_cells([row for row in copy_rows(0.4, 6.0, 0.03) if kept(row)]), SATURATING)
+    assert why in told["why_not"]
+    assert not {"x", "R", "at", "first_copy"} & told.keys()
+
+
+def test_cells_near_chance_and_diverged_runs_enter_no_worth():
+    rows = copy_rows(0.4, 6.0, 1e-9)
+    lost = [{**row, "test_loss": 2.0} if row["n_unique"] == 1718 else row for row in rows]
+    lost += [{**row, "status": "diverged", "test_loss": ""} for row in rows[:3]]
+    cells = copy_cells(lost)
+    assert 1718 not in cells.unique
+    assert worth_of_copies(cells, SATURATING)["x"]["value"] == pytest.approx(0.4, rel=1e-3)
+
+
+def test_raw_repeats_that_get_worse_are_told_number_by_number():
+    rows = copy_rows(0.4, 6.0, 0.02)
+    raw = {"fresh": "fresh raw", "copies": "repeats"}
+    worse = {1: 1.0, 2: 1.0, 4: 1.0, 8: 1.1, 16: 1.3, 32: 1.7}
+    rows += [
+        {**r, "arm": raw[r["arm"]], "strength": "", "test_loss": r["test_loss"] * worse[r["passes"]]} for r in rows
+    ]
+    found = arm_findings([], rows, draws=200)["copies"]
+    one = next(one for one in found["comparisons"] if one["test"] == "clean" and one["kind"] == "repeats")
+    assert one["form"] == "number by number"
+    assert one["at"]["32"]["value"] < one["at"]["4"]["value"]
+    assert "most" not in one
+    assert found["form"] == "saturating"
 
 
 @pytest.mark.parametrize("name", FORMS_OF_WORTH)
@@ -231,7 +297,7 @@ def test_the_gradients_of_the_forms_of_worth(name):
 
 
 def test_findings_choose_one_form_and_give_each_point_its_fresh_images():
-    found = arm_findings([], copy_rows(0.4, 6.0))["copies"]
+    found = arm_findings([], copy_rows(0.4, 6.0, 1e-6), draws=100)["copies"]
     assert found["form"] == "saturating"
     one = next(one for one in found["comparisons"] if one["test"] == "clean")
     for point in one["points"]:
@@ -243,37 +309,105 @@ def test_findings_choose_one_form_and_give_each_point_its_fresh_images():
 # ---------------------------------------------------------------- the habits' exponents
 
 
-def law_rows(arm: str, alpha: float, beta: float, cells: list[Cell]) -> list[dict]:
-    """An additive law without noise on these cells, three seeds each, alike but for one part in a thousand."""
-    rows = []
+def law_rows(arm: str, alpha: float, beta: float, cells: list[Cell], seeds: int = 3) -> list[dict]:
+    """An additive law on these cells, with a noise of one part in a thousand."""
+    rng, rows = np.random.default_rng(0), []
     for cell in cells:
         n, macs = n_params(cell.width), macs_per_image(cell.width)
         loss = 0.02 + 900 / n**alpha + 80 / cell.n_samples**beta
-        for seed in range(3):
+        for seed in range(seeds):
             row = {"arm": arm, "status": "ok", "width": cell.width, "n_params": n, "n_samples": cell.n_samples}
-            row |= {"flops": 6 * macs * cell.n_samples, "seed": seed, "test_loss": loss * (1 + 1e-3 * (seed - 1))}
-            rows.append(row)
+            row |= {"flops": 6 * macs * cell.n_samples, "seed": seed}
+            rows.append({**row, "test_loss": loss * (1 + 1e-3 * rng.standard_normal())})
     return rows
 
 
-def test_each_habit_is_compared_with_the_usual_way():
-    lines = {"budgets": tuple(4e9 * 2**k for k in range(7)), "max_samples": 300_000}
-    cells = [cell for cell in grid(resolve(CommandLine(**lines))) if cell.arm == "isoflop"]
-    usual = law_rows("isoflop", 1.0, 0.7, cells)
+@pytest.fixture(scope="module")
+def lines() -> list[Cell]:
+    return [cell for cell in grid(resolve(CommandLine())) if cell.arm == "isoflop"]
+
+
+def test_each_habit_is_compared_with_the_usual_way(lines):
+    usual = law_rows("isoflop", 1.0, 0.7, lines)
+    arms = [*law_rows("one rate", 1.0, 0.7, lines), *law_rows("dropout", 1.1, 0.7, lines)]
     more = [{**row, "seed": 3} for row in usual[:3]]
     elsewhere = [{**usual[0], "width": 45}]
-    assert usual_rows([*usual, *more, *elsewhere], cells, (0, 1, 2, 3)) == usual
-    habits = compare_arms(usual, [*law_rows("one rate", 1.0, 0.7, cells), *law_rows("dropout", 1.3, 0.7, cells)])
-    names = {habit["name"]: habit for habit in habits}
-    base, wrong, same, other = habits
-    assert list(names) == [habit["name"] for habit in habits]
-    p = math.log(base["b"]["value"]) and (1 - base["b"]["value"]) / base["a"]["value"]  # a p + b = 1
-    assert base["a"]["value"] == pytest.approx(0.7 / (1.0 + 0.7 * p), rel=1e-3)
-    assert wrong["a"]["value"] == pytest.approx(0.7 / 1.7, rel=1e-3)  # Hoffmann's eq. 4: p = 1
+    assert usual_rows([*usual, *more, *elsewhere], arms) == usual
+    base, wrong, same, other = compare_arms(usual, arms, draws=200)
+    assert [habit["arm"] for habit in (base, wrong, same, other)] == ["", "", "one rate", "dropout"]
+    sizes = np.array([[n_params(width), macs_per_image(width)] for width in {cell.width for cell in lines}], float)
+    p = macs_law(sizes[:, 0], sizes[:, 1]).p
+    assert base["a"]["value"] == pytest.approx(0.7 / (1.0 + 0.7 * p), rel=0.02)
+    assert wrong["a"]["value"] == pytest.approx(0.7 / 1.7, rel=0.02)  # Hoffmann's eq. 4: p = 1
     assert wrong["isoflop_a"] is None
     assert same["a_change"]["value"] == pytest.approx(0, abs=1e-9)
     assert same["a_change"]["lo95"] == pytest.approx(0, abs=1e-6)  # the draws are paired
-    assert other["a"]["value"] == pytest.approx(0.7 / (1.3 + 0.7 * p), rel=1e-3)
+    assert other["a"]["value"] == pytest.approx(0.7 / (1.1 + 0.7 * p), rel=0.02)
     assert other["a_change"]["hi95"] < 0
     assert other["isoflop_a"]["value"] < base["isoflop_a"]["value"]
-    assert base["runs"] == len(usual)
+    assert (base["nets"], base["cells"], base["left_out"]) == (len(usual), len(lines), 0)
+
+
+def test_an_arm_that_loses_cells_is_compared_on_those_that_both_have(lines):
+    usual = law_rows("isoflop", 1.0, 0.7, lines)
+    least = min(cell.n_samples for cell in lines)
+    arm = [
+        {**row, "test_loss": 2.0} if row["n_samples"] < 2 * least else row
+        for row in law_rows("one batch", 1.0, 0.7, lines)
+    ]
+    arm[-1] = {**arm[-1], "status": "diverged", "test_loss": ""}
+    *_, habit = compare_arms(usual, arm, draws=200)
+    short = {(cell.width, cell.n_samples) for cell in lines if cell.n_samples < 2 * least}
+    assert habit["left_out"] == len(short | {(arm[-1]["width"], arm[-1]["n_samples"])})
+    assert habit["a_change"]["value"] == pytest.approx(0, abs=1e-9)
+    assert habit["log_loss_change"] == pytest.approx(0, abs=1e-12)
+
+
+def test_one_seed_gives_no_interval_of_the_minima(lines):
+    usual, arm = (law_rows(name, 1.0, 0.7, lines, seeds=1) for name in ("isoflop", "one rate"))
+    base, _, habit = compare_arms(usual, arm, draws=100)
+    assert base["isoflop_a"]["lo95"] is None
+    assert habit["isoflop_a_change"]["lo95"] is None
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_a_sweep_with_arms_from_end_to_end(tmp_path, monkeypatch, capsys):
+    """Digits so few that arms of copies are near chance: told, not a traceback; and the same again from the tables."""
+    write_mnist(tmp_path / "data")
+    for name, value in (("CACHE", "cache"), ("DATA", "data")):
+        monkeypatch.setenv(f"REPLICATIONS_{name}", str(tmp_path / value))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+    for name, value in (("COPY_WIDTHS", (2,)), ("COPY_SEEDS", 1), ("PASSES", (1, 2)), ("STRENGTHS", ())):
+        monkeypatch.setattr(f"arms.arm_cells.{name}", value)
+    command = ["sweep.py", "--results-dir", "results", "--name", "arms", "--budgets", "6e7", "1.2e8"]
+    command += [
+        "--widths",
+        "1",
+        "2",
+        "3",
+        "--seeds",
+        "1",
+        "--min-samples",
+        "300",
+        "--row-widths",
+        "2",
+        "--row-halvings",
+    ]
+    command += ["6", "--column-widths", "2", "--column-halvings", "7", "--workers", "2"]
+    monkeypatch.setattr(sys, "argv", [*command, "--arms", "disagreement", "dropout", "copies"])
+    assert sweep.main() == 0
+    folder = tmp_path / "results/scaling_laws/arms"
+    found = json.loads((folder / "arms.json").read_text())
+    assert {habit["arm"] for habit in found["habits"]} >= {"", "one rate", "dropout"}
+    assert {one["kind"] for one in found["copies"]["comparisons"]} == {"copies", "repeats"}
+    assert (folder / "habits.png").exists()
+    assert (folder / "copies.png").exists()
+    (folder / "arms.json").unlink()
+    write_arms(folder)
+    assert json.loads((folder / "arms.json").read_text()) == found
+    capsys.readouterr()
+    with pytest.raises(BadInput, match="--dropout and --arms exclude each other"):
+        resolve(CommandLine(arms=("copies",), dropout=0.1))

@@ -305,16 +305,16 @@ def test_minutes_drop_the_largest_compute_and_never_seeds():
     def flops(cell: Cell) -> int:
         return training_flops(cell.width, cell.n_samples)
 
-    kept = fit_into(cells, 2.0, seconds, 25.0)
+    kept = fit_into(cells, 2.0, seconds, lambda _: 25.0)
     assert 0 < sum(map(seconds, kept)) <= 120 - 25
     dropped = {cell.budget for cell in cells} - {cell.budget for cell in kept}
     assert dropped
     assert min(dropped) > max(cell.budget for cell in kept if cell.arm == "isoflop")
     assert max(map(flops, kept)) < min(flops(cell) for cell in cells if cell not in kept)
     assert {cell.arm for cell in kept} == {"isoflop", "row", "column"}
-    assert fit_into(cells, math.inf, seconds, 25.0) == cells
+    assert fit_into(cells, math.inf, seconds, lambda _: 25.0) == cells
     with pytest.raises(BadInput, match="too short"):
-        fit_into(cells, 1e-3, seconds, 25.0)
+        fit_into(cells, 1e-3, seconds, lambda _: 25.0)
 
 
 def test_check_of_the_learning_rate_uses_other_seeds_than_the_sweep():

@@ -6,17 +6,16 @@ run, one batch size. dropout: the same cells with 20%. copies: few images shown 
 transformed copies, beside as many fresh ones.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from nets.flop_count import training_flops
-from nets.learning_rate import USUAL, RateRule, Variant, batch_size, learning_rate
+from nets.learning_rate import USUAL, WARM_UP, RateRule, Variant, batch_size, learning_rate
 from sweeping.grid import Cell
 from sweeping.sweep_settings import Arm
 
-SEEDS = 3  # of the disagreement's and dropout's arms, as the default sweep has
-LARGEST_BUDGET, LARGEST_WIDTH, MOST_SAMPLES = 2.6e11, 23, 300_000  # the committed sweep's lines, whatever the preset's
+LARGEST_BUDGET, LARGEST_WIDTH, MOST_SAMPLES = 1.3e11, 23, 220_000  # the default sweep's lines, whatever the preset's
 ONE_RATE_WIDTH = 8  # the rate that is right for it is given to all
 WARM_UP_STEPS = 500  # of 300 to 4,700: the usual warm-up takes 15 to 235
 ONE_BATCH = 64
@@ -24,9 +23,7 @@ DROPOUT = 0.2
 
 COPY_WIDTHS, COPY_SEEDS = (8, 16), 5
 PASSES = (1, 2, 4, 8, 16, 32)
-FEWEST_IMAGES = (
-    32  # the smallest set is the training images divided by this, so that the largest fresh set is all of them
-)
+POOL_TO_SET = 32  # the smallest set is this part of the training images: the largest fresh set is all of them
 IMAGE_SETS = 3  # each twice as large as the one before
 LONGEST = 64  # smallest sets' worth of images in the longest run
 STRENGTHS = (0.5, 1.5, 2.0)  # beside 1, at the first of the widths and the middle set
@@ -58,9 +55,9 @@ def arm_cells(
     lines = [cell for cell in cells if compared(cell)]
     found = []
     if "disagreement" in arms:
-        found += _disagreement(lines, rule, tuple(seeds[:SEEDS]))
+        found += _disagreement(lines, rule, tuple(seeds))
     if "dropout" in arms:
-        found += [replace(usual, arm="dropout", dropout=DROPOUT) for usual in _usual(lines, rule, tuple(seeds[:SEEDS]))]
+        found += [replace(usual, arm="dropout", dropout=DROPOUT) for usual in _usual(lines, rule, tuple(seeds))]
     if "copies" in arms:
         found += _copies(rule, tuple(range(seeds[0], seeds[0] + COPY_SEEDS)), pool)
     return found
@@ -69,12 +66,6 @@ def arm_cells(
 def compared(cell: Cell) -> bool:
     """Whether the arms train this cell of the sweep again."""
     return cell.budget <= LARGEST_BUDGET and cell.width <= LARGEST_WIDTH and cell.n_samples <= MOST_SAMPLES
-
-
-def usual_rows(rows: Sequence[dict[str, Any]], cells: Sequence[Cell], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Of a sweep's rows those of the cells and seeds that the arms train again."""
-    kept = {(cell.width, cell.n_samples) for cell in cells if compared(cell)}
-    return [row for row in rows if (row["width"], row["n_samples"]) in kept and row["seed"] in tuple(seeds)[:SEEDS]]
 
 
 def _usual(lines: list[Cell], rule: RateRule, seeds: tuple[int, ...]) -> list[ArmCell]:
@@ -96,8 +87,9 @@ def _disagreement(lines: list[Cell], rule: RateRule, seeds: tuple[int, ...]) -> 
     for width in sorted({cell.width for cell in lines}):
         sizes = sorted(cell.n_samples for cell in lines if cell.width == width)
         longest, on_the_way = sizes[-1], tuple(sizes[:-1])
-        constant = Variant(constant_rate=True, tested_after=on_the_way)
         lr, batch = learning_rate(width, longest, rule), batch_size(longest)
+        first = math.ceil(WARM_UP * sizes[0] / batch)  # over before the first test
+        constant = Variant(constant_rate=True, warm_up_steps=first, tested_after=on_the_way)
         found.append(ArmCell("constant rate", width, longest, lr, batch, seeds, variant=constant))
         one_rate = learning_rate(ONE_RATE_WIDTH, longest, rule)
         all_of_it = replace(constant, warm_up_steps=WARM_UP_STEPS)
@@ -107,7 +99,7 @@ def _disagreement(lines: list[Cell], rule: RateRule, seeds: tuple[int, ...]) -> 
 
 def _copies(rule: RateRule, seeds: tuple[int, ...], pool: int) -> list[ArmCell]:
     """Sets of few images shown in k passes, raw or as k copies; and fresh images, raw or transformed, shown once."""
-    smallest = pool // FEWEST_IMAGES
+    smallest = pool // POOL_TO_SET
     sets = [smallest * 2**i for i in range(IMAGE_SETS)]
     fresh = [smallest * k for k in PASSES]
     found = []

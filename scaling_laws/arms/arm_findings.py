@@ -5,69 +5,81 @@ from typing import Any
 
 import numpy as np
 
-from arms.copy_value import FORMS_OF_WORTH, compare_worths, copy_cells, fresh_images_for, worth_of_copies
-from arms.exponents_by_arm import compare_arms
+from arms.copy_value import (
+    FORMS_OF_WORTH,
+    CopyCells,
+    compare_worths,
+    copy_cells,
+    fresh_images_for,
+    number_by_number,
+    worth_of_copies,
+)
+from arms.exponents_by_arm import HABITS, Rows, compare_arms, usual_rows
+from laws.seed_noise import DRAWS
 
 COPY_ARMS = {"copies": ("fresh", "copies"), "repeats": ("fresh raw", "repeats")}
 TESTS = {"clean": "test_loss", "transformed": "transformed_test_loss"}
 
 
-def arm_findings(usual: Sequence[dict[str, Any]], arms: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """`habits` (with dropout's among them) and `copies`, each where their runs are there. `usual`: the sweep's own rows."""
-    found: dict[str, Any] = {}
+def arm_findings(rows: Rows, arms: Rows, draws: int = DRAWS) -> dict[str, Any]:
+    """`habits` (with dropout's among them) and `copies`, each where their runs are there; `rows` are the sweep's own."""
+    found: dict[str, Any] = {"runs": len(arms), "diverged": sum(row["status"] != "ok" for row in arms)}
     names = {row["arm"] for row in arms}
-    if names - {name for pair in COPY_ARMS.values() for name in pair}:
-        found["habits"] = compare_arms(usual, arms)
+    if names & set(HABITS):
+        found["habits"] = compare_arms(usual_rows(rows, arms), arms, draws)
     if "copies" in names:
-        found["copies"] = _copies(arms)
+        found["copies"] = _copies(arms, draws)
     return found
 
 
-def _copies(arms: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The comparisons of copies and repeats with fresh images, by width, strength and test set; one form for all of them."""
-    compared: list[dict[str, Any]] = []
+def _copies(arms: Rows, draws: int) -> dict[str, Any]:
+    """The comparisons of copies and repeats with fresh images, by width, strength and test set.
+
+    One law, chosen on the copies, for all copies; raw repeats, whose loss rises in the end, number by number.
+    """
+    compared = []
     for kind, pair in COPY_ARMS.items():
         rows = [row for row in arms if row["arm"] in pair]
-        for width in sorted({int(row["width"]) for row in rows}):
-            strengths = sorted({row["strength"] for row in rows if int(row["width"]) == width}, key=str)
-            for strength in strengths:
-                own = [row for row in rows if int(row["width"]) == width and row["strength"] == strength]
-                for test, column in TESTS.items():
-                    about = {"kind": kind, "width": width, "strength": strength or None, "test": test}
-                    compared.append({**about, "cells": copy_cells(own, column)})
-    main = [one for one in compared if one["test"] == "clean" and one["strength"] == 1.0]  # transformed copies' alone
-    rivals = [compare_worths(one["cells"]) for one in main]
-    form, table = _choose(rivals)
+        groups = sorted({(int(row["width"]), float(row["strength"] or 1.0)) for row in rows})
+        for width, strength in groups:
+            own = [row for row in rows if (int(row["width"]), float(row["strength"] or 1.0)) == (width, strength)]
+            for test, column in TESTS.items():
+                about = {"kind": kind, "width": width, "strength": strength, "test": test}
+                compared.append((about, copy_cells(own, column)))
+    main = [cells for about, cells in compared if _is_main(about) and about["kind"] == "copies"]
+    form, table = _choose([compare_worths(cells) for cells in main])
     found = []
-    for one in compared:
-        cells = one.pop("cells")
-        told = {**one, **worth_of_copies(cells, form)}
-        told["points"] = _points(cells, told)
-        found.append(told)
+    for about, cells in compared:
+        worth = FORMS_OF_WORTH[form] if about["kind"] == "copies" else number_by_number(cells.passes.tolist())
+        told = {**about, **worth_of_copies(cells, worth, draws)}
+        found.append({**told, "points": _points(cells, told)})
     return {"form": form, "forms": table, "comparisons": found}
 
 
-def _choose(rivals: list[list[dict[str, Any]]]) -> tuple[str, list[dict[str, Any]]]:
-    """The form with the least held-out error over the main comparisons; the first one where none could be held out."""
+def _is_main(about: dict[str, Any]) -> bool:
+    return about["test"] == "clean" and about["strength"] == 1.0
+
+
+def _choose(rivals: Sequence[Sequence[dict[str, Any]]]) -> tuple[str, list[dict[str, Any]]]:
+    """The law with the least held-out error over these comparisons; the first one where none could be held out."""
     table = []
     for i, name in enumerate(FORMS_OF_WORTH):
-        errors = [one[i]["held_out_rms"] for one in rivals if one[i]["held_out_rms"] is not None]
-        biases = [one[i]["held_out_bias"] for one in rivals if one[i]["held_out_bias"] is not None]
-        fits = [one[i]["rms"] for one in rivals]
-        told = {"form": name, "rms": float(np.sqrt(np.mean(np.square(fits))))}
-        told["held_out_rms"] = float(np.sqrt(np.mean(np.square(errors)))) if errors else None
-        told["held_out_bias"] = float(np.mean(biases)) if biases else None
+        told: dict[str, Any] = {"form": name}
+        for key in ("rms", "held_out_rms", "held_out_bias"):
+            known = [one[i][key] for one in rivals if one[i][key] is not None]
+            mean = np.mean(known) if key == "held_out_bias" else np.sqrt(np.mean(np.square(known)))
+            told[key] = float(mean) if known else None
         table.append(told)
     known = [told for told in table if told["held_out_rms"] is not None]
     best = min(known, key=lambda told: told["held_out_rms"]) if known else table[0]
     return best["form"], table
 
 
-def _points(cells: Any, told: dict[str, Any]) -> list[dict[str, float | None]]:
+def _points(cells: CopyCells, told: dict[str, Any]) -> list[dict[str, float | None]]:
     """Each cell's loss, and the fresh images per image of its set that would have given it."""
     loss = np.exp(cells.log_loss)
-    fresh = fresh_images_for(loss, told) / cells.unique
+    worth = fresh_images_for(loss, told) / cells.unique if "theta" in told else np.full(len(loss), np.nan)
     return [
         {"unique": float(u), "passes": float(k), "loss": float(one), "worth": float(w) if np.isfinite(w) else None}
-        for u, k, one, w in zip(cells.unique, cells.passes, loss, fresh, strict=True)
+        for u, k, one, w in zip(cells.unique, cells.passes, loss, worth, strict=True)
     ]

@@ -77,9 +77,10 @@ def train_cell(
         return torch.tensor(evaluate(net, *held_out[split]))
 
     done = train(net, shown.copies, shown.labels, shown.order, lr, batch, Path(checkpoint), variant, test)
-    tests: dict[int, Any] = {n: tested.tolist() for n, tested in zip(variant.tested_after, done.tested, strict=False)}
+    steps = sorted({-(-n // batch) for n in variant.tested_after})
+    tested = dict(zip(steps, (test.tolist() for test in done.tested), strict=False))
     none = [[math.nan] * len(seeds)] * 2  # of a run that diverged before
-    tests = {n: tests.get(n, none) for n in variant.tested_after}
+    tests: dict[int, Any] = {n: tested.get(-(-n // batch), none) for n in variant.tested_after}
     tests[n_samples] = evaluate(net, *held_out[split])
     moved = evaluate(net, transformed_test(folder), digits.test_labels) if variant.tested_transformed else None
     rates = lr if isinstance(lr, Sequence) else [lr] * len(seeds)
@@ -102,7 +103,7 @@ def train_cell(
                 "flops": training_flops(width, n),
                 f"{split}_loss": finite(loss),
                 f"{split}_accuracy": finite(accuracy),
-                "train_loss": finite(train_loss),
+                "train_loss": finite(train_loss) if n == n_samples else None,
                 "seconds": round(done.seconds / len(seeds) * n / n_samples, 4),  # of one net
                 "images_per_second": round(n_samples * len(seeds) / done.seconds, 1),
                 "device": device,

@@ -51,16 +51,18 @@ def grid(settings: Settings) -> list[Cell]:
     return list(first.values())
 
 
-def fit_into(cells: list[Cell], minutes: float, seconds: Callable[[Cell], float], other: float) -> list[Cell]:
+def fit_into(
+    cells: list[Cell], minutes: float, seconds: Callable[[Cell], float], other: Callable[[list[Cell]], float]
+) -> list[Cell]:
     """Leave out the cells of most compute until the expected wall-clock fits `minutes`; BadInput if none does.
 
     First rows and columns above the largest IsoFLOP budget, then that budget with those above the next, and so on.
-    `seconds` is the wall-clock that a cell adds, `other` that of all else.
+    `seconds` is the wall-clock that a cell adds, `other` that of all else beside these cells.
     """
     limits = sorted({cell.budget for cell in cells if math.isfinite(cell.budget)})
-    while sum(map(seconds, cells)) + other > 60 * minutes:
+    while sum(map(seconds, cells)) + other(cells) > 60 * minutes:
         if not limits:
-            raise BadInput(f"--minutes {minutes:g} is too short for the smallest budget")
+            raise BadInput(f"--minutes {minutes:g} is too short for the smallest budget and what is done beside it")
         most = 1.01 * limits.pop()  # a line's numbers of samples are whole
         cells = [cell for cell in cells if training_flops(cell.width, cell.n_samples) <= most]
     return cells

@@ -137,7 +137,7 @@ def resolve(given: CommandLine) -> Settings:
         seed=given.seed,
         seeds=tuple(range(given.seed, given.seed + given.seeds)),
         dropout=given.dropout,
-        arms=given.arms,
+        arms=() if given.tuning == "only" else given.arms,
         tuning=given.tuning,
     )
     if given.width is None or given.samples is None:
@@ -153,6 +153,8 @@ def _check(given: CommandLine) -> None:
         check_name(given.name)
     if (given.width is None) != (given.samples is None):
         raise BadInput("--width and --samples belong together: they train one net")
+    if given.arms and given.dropout:
+        raise BadInput("--dropout and --arms exclude each other: arms are compared with runs without dropout")
     positive = {"width": given.width, "samples": given.samples, "minutes": given.minutes, "seeds": given.seeds}
     for name, value in {**positive, "min-samples": given.min_samples, "max-samples": given.max_samples}.items():
         if value is not None and not value > 0:
