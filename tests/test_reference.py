@@ -10,15 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.cli import parse
 from law_forms.form_fits import fit_form
 from law_forms.forms import FORMS
 from law_report.fits_json import to_json
 from law_report.formulae import formulae, number
-from laws.analysis import analyse
+from laws.analysis import Analysis, analyse
+from laws.parametric import least_loss
 from laws.run_table import CHANCE_LOSS, make_cells, read_table
 from pages import one_line, page
 from planning.best_cell import Budget, predicted
 from planning.kept_law import read_law
+from sweeping.grid import grid
+from sweeping.sweep_settings import PRESETS, CommandLine, resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "results/reference/scaling_laws/default"
@@ -31,8 +35,13 @@ def fits() -> dict:
 
 
 @pytest.fixture(scope="module")
-def again() -> dict:
-    return to_json(analyse(read_table(REFERENCE / "runs.csv"), 1e-3, CHANCE_LOSS))
+def analysis() -> Analysis:
+    return analyse(read_table(REFERENCE / "runs.csv"), 1e-3, CHANCE_LOSS)
+
+
+@pytest.fixture(scope="module")
+def again(analysis) -> dict:
+    return to_json(analysis)
 
 
 def test_the_committed_fits_follow_from_the_committed_runs(fits, again):
@@ -240,3 +249,55 @@ def test_reference_results_are_small_and_anonymous():
         assert path.stat().st_size <= most.get(path.suffix, 15e6), path
         if path.suffix in (".csv", ".json", ".md", ".txt"):
             assert not re.search(r"(?<![\w.])/(home|Users|root|work|tmp)/", path.read_text()), path
+
+
+# ---------------------------------------------------------------- the default sweep of two minutes
+
+
+def widths_of_intervals(found: Analysis) -> np.ndarray:
+    """Of a, E and the least losses at 1e11 and 1e12 FLOP."""
+    draws = found.parametric.draws
+    losses = [np.asarray(least_loss(flops, draws, found.macs)) for flops in (1e11, 1e12)]
+    return np.array([np.ptp(np.percentile(values, [2.5, 97.5])) for values in (draws["a"], draws["E"], *losses)])
+
+
+def test_the_default_sweeps_cells_and_intervals_are_those_of_the_page(analysis):
+    folder = REFERENCE.parent / "two_minutes"
+    found = analyse(read_table(folder / "runs.csv"), 1e-3, CHANCE_LOSS)
+    fits, again = json.loads((folder / "fits.json").read_text()), to_json(found)
+    for key in ("E", "alpha", "beta", "a", "b"):
+        for end in ("value", "lo95", "hi95"):
+            assert again[key][end] == pytest.approx(fits[key][end], rel=0.02, abs=1e-4), (key, end)
+    cells = {(cell.width, cell.n_samples) for cell in grid(resolve(CommandLine()))}
+    with open(folder / "runs.csv", newline="") as file:
+        assert {(int(row["width"]), int(row["n_samples"])) for row in csv.DictReader(file)} == cells
+    with open(REFERENCE.parent / "tuning/design.csv", newline="") as file:
+        designs = list(csv.DictReader(file))
+    ours = [row for row in designs if row["design"] == "2e9 to 1.28e11, columns of 27,500 and 110,000"]
+    assert {(row["cells"], row["runs"]) for row in ours} == {(str(len(cells)), str(len(found.table.runs.loss)))}
+    assert 0.7 < float(ours[0]["seconds"]) / float(designs[0]["seconds"]) < 0.8
+
+    def listed(values) -> str:
+        *most, last = (f"{float(value):.2f}" for value in values)
+        return f"{', '.join(most)} and {last}"
+
+    assert f"intervals {listed(row['simulated'] for row in ours)} times as wide" in one_line(PAGE)
+    real = widths_of_intervals(found) / widths_of_intervals(analysis)
+    assert f"the four are {listed(real)} times as wide" in one_line(PAGE)
+    assert f"came out at {100 * found.cells.noise:.1f}%" in one_line(PAGE)
+    told = []
+    for key, digits in (("a", 2), ("E", 3)):
+        value, low, high = (f"{fits[key][end]:.{digits}f}" for end in ("value", "lo95", "hi95"))
+        told.append(f"{key} = {value} [{low}, {high}]")
+    assert " and ".join(told) in one_line(PAGE)
+    varies = [float(row["varies"]) for row in ours]
+    assert f"a width varies by {100 * min(varies):.0f} to {100 * max(varies):.0f}%" in one_line(PAGE)
+
+
+def test_the_committed_cells_can_be_run_again():
+    words = next(line for line in PAGE.splitlines() if "--from-config" in line).split("`")[1].split()[2:]
+    words = [str(ROOT / word) if word.endswith(".json") else word for word in words]
+    settings = resolve(parse(CommandLine, PRESETS, arguments=words))
+    with open(REFERENCE / "runs.csv", newline="") as file:
+        kept = {(int(row["width"]), int(row["n_samples"]), int(row["seed"])) for row in csv.DictReader(file)}
+    assert {(cell.width, cell.n_samples, seed) for cell in grid(settings) for seed in settings.seeds} == kept

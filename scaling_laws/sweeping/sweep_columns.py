@@ -40,6 +40,7 @@ DESIGN_CSV = {
     "quantity": "whose 95% interval is looked at: the exponent a, E, or the least loss at a compute",
     "expected": "its width over the first design's, by the information matrix",
     "simulated": "the same, mean over simulated tables",
+    "varies": "deviation of the width from table to table, as a share of its mean",
 }
 ARMS_CSV = {
     "arm": "which habit a run has (one rate, long warm-up, one batch, constant rate, all at once), dropout, or what it is "

@@ -6,7 +6,7 @@ Each design's cost on this machine's cores comes from measured training speeds, 
 power mean fitted to the committed runs is the truth, a run's log loss has the seeds' noise found there, and the cells of
 a width share misses. First the information matrix (`expected`), then fits of simulated tables (`simulated`), as sweep.py
 makes them. Writes results/reference/scaling_laws/tuning/design.csv: a row per design and quantity, with the mean width of
-its interval as a ratio to the first design's.
+its interval as a ratio to the first design's, and how much widths vary from table to table.
 """
 
 import argparse
@@ -154,14 +154,14 @@ def expected_widths(cells: list[tuple[Cell, int]]) -> np.ndarray:
 
 
 def simulated_widths(cells: list[tuple[Cell, int]], trials: int) -> np.ndarray:
-    """Mean half-widths (4,) of the intervals that sweep.py's fits give, over simulated tables."""
+    """Half-widths (trials, 4) of the intervals that sweep.py's fits give of simulated tables."""
     sizes, seeds = sizes_of(cells)
     widths = []
     for trial in range(trials):
         table, _ = make_cells(table_on(sizes, seeds, NOISE, MISSES, 30_000 + trial))
         _, intervals = fitted_intervals(table, POWER_MEAN, trial, HUBER_DELTA, COMPUTES)
         widths.append([(intervals[key]["hi95"] - intervals[key]["lo95"]) / 2 for key in TARGETS])
-    return np.mean(widths, axis=0)
+    return np.array(widths)
 
 
 def main() -> None:
@@ -183,9 +183,11 @@ def main() -> None:
             "seconds": round(seconds[name], 1),
             "tables": trials,
         }
+        simulated = simulated_widths(cells, trials)
         ratios = {}
-        for kind, widths in (("expected", expected_widths(cells)), ("simulated", simulated_widths(cells, trials))):
+        for kind, widths in (("expected", expected_widths(cells)), ("simulated", simulated.mean(0))):
             ratios[kind] = widths / first.setdefault(kind, widths)
+        ratios["varies"] = simulated.std(0, ddof=1) / simulated.mean(0)
         for i, quantity in enumerate(TARGETS):
             rows.append({**about, "quantity": quantity, **{kind: round(float(r[i]), 3) for kind, r in ratios.items()}})
         print(*about.values(), *(np.round(r, 2) for r in ratios.values()), sep=" | ", flush=True)
