@@ -18,7 +18,8 @@ from texts.integer_tasks import IntegerTask
 def headline(settings: Settings, summary: dict[str, Any]) -> str:
     """One sentence: what was reached, beside what there is to compare it with."""
     if summary["status"] != "ok":
-        return f"{settings.task}: diverged, the loss is not finite or worse than at the start; try --lr below {settings.lr:g}"
+        why = "diverged, the loss is not finite or worse than at the start"
+        return f"{settings.task}: {why}; try --lr-scale below {settings.lr_scale:g}"
     if settings.task in INTEGER_TASKS:
         # Guessing one of V integers costs log V nats; what a run has learnt beyond their frequencies lies far below.
         chance = (

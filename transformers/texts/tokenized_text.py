@@ -30,6 +30,16 @@ class Text:
     validation: Tensor
 
     @property
+    def notices(self) -> list[str]:
+        """What a reader of the losses should know of the text."""
+        found = [self.corpus.notice] if self.corpus.notice else []
+        unseen = sorted(set(self.corpus.validation) - set(self.corpus.train))
+        if unseen:
+            shown = " ".join(map(repr, unseen[:5])) + (" …" if len(unseen) > 5 else "")
+            found.append(f"{len(unseen)} characters of the held-out text are not in the training text: {shown}")
+        return found
+
+    @property
     def characters(self) -> int:
         """Characters in the predicted tokens 1 … n - 1 of the validation text."""
         return int(self.vocabulary.characters[self.validation[1:].cpu().numpy()].sum())
@@ -79,6 +89,6 @@ def load_text(settings: Settings, device: torch.device) -> Text:
     if len(train) < 3 * settings.context:
         raise BadInput(
             f"the training text has {len(train):,} tokens: with --context {settings.context} at least "
-            f"{3 * settings.context:,} are needed"
+            f"{3 * settings.context:,} are needed; --context {max(1, len(train) // 3)} would do"
         )
     return Text(corpus, vocabulary, train.to(device), validation.to(device))
