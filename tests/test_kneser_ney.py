@@ -1,9 +1,7 @@
 """Modified Kneser-Ney: against dictionaries, a table made by hand, and what probabilities must be."""
 
 import math
-import os
 from collections import Counter, defaultdict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from texts.anchors import MAX_ORDERS, Pieces, ngram
-from texts.corpora import load_corpus
 from texts.kneser_ney import FALLBACK, discounts, kneser_ney
-from texts.vocabulary import build
 
 
 def slow_discounts(counts: list[int]) -> list[float]:
@@ -208,16 +204,3 @@ def test_ids_outside_the_vocabulary_are_refused(train, val):
 def test_nothing_to_score_is_refused():
     with pytest.raises(ValueError, match="at least two tokens"):
         ngram(pieces(np.array([0, 1, 2]), np.array([1])), pieces(np.array([0]), np.array([1, 2])), 3)
-
-
-def test_tiny_shakespeare():
-    """Another's count of the same model gave 1.517 nats a character by order 7."""
-    root = Path(os.environ.get("REPLICATIONS_DATA", ""))
-    if not (root / "tinyshakespeare" / "input.txt").is_file():
-        pytest.skip("$REPLICATIONS_DATA has no tinyshakespeare/input.txt")
-    corpus = load_corpus("tinyshakespeare", root)
-    vocabulary = build("char", corpus.train)
-    train, validation = vocabulary.encode(corpus.train), vocabulary.encode(corpus.validation)
-    nats = -kneser_ney(train, validation, vocabulary.size, 8).mean(1)
-    assert nats[6] == pytest.approx(1.517, abs=0.0006)
-    assert int(np.argmin(nats)) == 6
