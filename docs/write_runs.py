@@ -23,6 +23,7 @@ folder, skips what is done and goes on where it was stopped. Made by `python doc
 | `by_position.csv`, `attention.npz`, `sample.txt` | `train.py`, at its end | what the figures are drawn from, and a sample |
 | `cells/*.json`, `runs/*.json` | sweeps, studies and comparisons, as each job ends | one finished run each |
 | `runs.csv`, `curves.csv`, `training.csv`, `tuning.csv`, `table.md` | sweeps and comparisons | all runs as tables |
+| `arms.csv`, `arms.json` | sweeps with `--arms` | the runs made in another way, and what they say |
 | `fits.json`, `formulae.md` | sweeps, `fit.py`, `noise_scale.py` | what was fitted |
 | `*.png`, `*.pdf` | while it runs, and at the end | figures; `--redraw FOLDER` draws them again from the tables |
 | `summary.json` | last | what was found: its presence means that the run is done |
@@ -47,6 +48,8 @@ def tables() -> dict[str, dict[str, dict[str, str]]]:
         "Every project": {"config.json": record_keys.CONFIG_JSON, "summary.json": record_keys.SUMMARY_JSON},
         "scaling_laws": {
             "runs.csv, tuning.csv, batch.csv, net.csv": sweep_columns.RUNS_CSV,
+            "arms.csv": {**sweep_columns.RUNS_CSV, **sweep_columns.ARMS_CSV},
+            "arms.json": sweep_columns.ARMS_JSON,
             "summary.json": sweep_columns.SUMMARY_JSON | plan_columns.SUMMARY_JSON,
             "plan.json": plan_columns.PLAN_JSON,
             "coverage.csv": plan_columns.COVERAGE_CSV,

@@ -31,18 +31,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from arms.arm_cells import ArmCell, arm_cells, usual_rows
+from arms.arm_runs import arm_seconds, measure_arm_speeds, train_arms
 from common.cli import figures, parse, run_main, shown
 from common.data import data_root, load_mnist
 from common.device import choose_device, threads_asked
 from common.errors import BadInput
-from common.files import write_csv
+from common.files import read_json, write_csv
 from common.pool import Pool
 from common.provenance import available_cores
 from common.run import Run, open_run
 from nets.cell_jobs import start_worker
-from nets.digits import prepare
+from nets.digits import images_per_copy, prepare
 from nets.flop_count import training_flops
-from nets.learning_rate import RULE
+from nets.learning_rate import RULE, RateRule
 from sweeping.grid import Cell, fit_into, grid, search_plan
 from sweeping.rate_search import best_rates, lr_rule
 from sweeping.sweep_runner import Sweep
@@ -55,7 +57,8 @@ OVERHEAD_SECONDS = 25  # of a sweep on two cores: start-up, copies, the check of
 def sources(settings: Settings) -> list[Path]:
     """The files that, with what they import, make the numbers."""
     searched = settings.tuning in ("full", "only")
-    return [HERE / "nets/cell_jobs.py", *([HERE / "sweeping/rate_search.py"] if searched else [])]
+    more = {"sweeping/rate_search.py": searched, "arms/arm_cells.py": bool(settings.arms)}
+    return [HERE / "nets/cell_jobs.py", *(HERE / path for path, used in more.items() if used)]
 
 
 def print_plan(sweep: Sweep, cells: list[Cell], extra_seconds: float, threads: int) -> None:
@@ -119,6 +122,22 @@ def report(rows: list[dict[str, Any]], folder: Path, single: bool) -> str:
         return f"{len(rows)} runs, too few for a law"
 
 
+def arms_of(sweep: Sweep, cells: list[Cell], rule: RateRule) -> list[ArmCell]:
+    """The nets of the arms that are asked for."""
+    return arm_cells(sweep.settings.arms, cells, rule, sweep.seeds, images_per_copy(sweep.digits))
+
+
+def run_arms(sweep: Sweep, cells: list[ArmCell], usual: list[dict[str, Any]], dataset: str) -> None:
+    """Train the arms; arms.csv, arms.json and their figures. `usual` are the sweep's own rows of the same cells."""
+    arms = [{**row, "dataset": dataset} for row in train_arms(sweep, cells)]
+    if sweep.failed:
+        return
+    from law_report.arm_files import write_arms
+
+    write_csv(sweep.folder / "arms.csv", arms)
+    write_arms(usual, arms, sweep.folder, dataset)
+
+
 def preview(folder: Path, n_runs: int, dataset: str, rows: list[dict[str, Any]], budgets: list[float]) -> bool:
     """optimum.png from the `rows` so far of a sweep of `n_runs`: no law and no interval yet.
 
@@ -138,6 +157,7 @@ def preview(folder: Path, n_runs: int, dataset: str, rows: list[dict[str, Any]],
 
 def draw_again(folder: Path) -> int:
     """The figures of a sweep's folder from its tables."""
+    from law_report.arm_files import draw_arms
     from law_report.law_files import redraw, title_of
     from laws.analysis import analyse_sweep
 
@@ -146,6 +166,8 @@ def draw_again(folder: Path) -> int:
             raise BadInput(f"--redraw {folder}: there is no {name}, which the figures are drawn from")
     result = analyse_sweep(folder)
     redraw(result, folder, title_of(result.table.dataset))
+    if (folder / "arms.json").exists():
+        draw_arms(read_json(folder / "arms.json"), folder, title_of(result.table.dataset))
     print(figures(folder, "optimum.png"))
     return 0
 
@@ -187,6 +209,9 @@ def run_sweep(run: Run, sweep: Sweep, cells: list[Cell], dataset: str, threads: 
     sweep.measure_speeds([(cell, sweep.seeds) for cell in cells] + searched)
     other = 0 if settings.single else OVERHEAD_SECONDS
     other += sum(sweep.seconds(cell, seeds) for cell, seeds in searched) / sweep.workers
+    arms = arms_of(sweep, cells, RULE)
+    measure_arm_speeds(sweep, arms)
+    other += sum(arm_seconds(sweep, cell) for cell in arms) / sweep.workers
     cells = fit_into(cells, settings.minutes, lambda cell: sweep.seconds(cell, sweep.seeds) / sweep.workers, other)
     print_plan(sweep, cells, other, threads)
     sweep.make_copies(max(cell.n_samples for cell in cells + [cell for cell, _ in searched]))
@@ -203,6 +228,8 @@ def run_sweep(run: Run, sweep: Sweep, cells: list[Cell], dataset: str, threads: 
     draw = partial(preview, run.folder, len(cells) * len(sweep.seeds), dataset)
     rows = [{**row, "dataset": dataset} for row in sweep.train(cells, rule, draw)]
     found = report(rows, run.folder, single=bool(settings.single)) if rows else "no run"
+    if settings.arms and rows and not sweep.failed:
+        run_arms(sweep, arms_of(sweep, cells, rule), usual_rows(rows, cells, sweep.seeds), dataset)
     print(f"{len(rows)} runs, {time.perf_counter() - STARTED:.0f} s in all; {shown(run.folder)}")
     if pictures := figures(run.folder, "optimum.png"):
         print(pictures)

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # The rooms of each project in the order of its arrows: a file imports from its own room and from those to its left.
 ROOMS: dict[str, tuple[str, ...]] = {
-    "scaling_laws": ("nets", "sweeping", "law_forms", "laws", "planning", "law_report"),
+    "scaling_laws": ("nets", "sweeping", "law_forms", "laws", "planning", "arms", "law_report"),
     "transformers": (
         "lm_settings",
         "texts",

@@ -180,9 +180,11 @@ def test_killed_run_resumes_to_the_same_bits(folder, tmp_path):
 import sys; sys.path.insert(0, {str(ROOT / "scaling_laws")!r})
 import json, torch
 from nets import cell_jobs, cell_progress, net_training
+from nets.learning_rate import Variant
 torch.set_num_threads(1)
 cell_progress.CHECKPOINT_SECONDS, net_training.CHECK_STEPS = 0.0, 20
 arguments = json.loads(sys.argv[1])
+arguments["variant"] = Variant(tested_after=(40, 1000))  # before the kill, and after it
 print(json.dumps(cell_jobs.train_cell(**arguments)), flush=True)
 """
     import json
@@ -200,6 +202,7 @@ print(json.dumps(cell_jobs.train_cell(**arguments)), flush=True)
     step = torch.load(checkpoint, weights_only=True)["step"]
     assert 0 < step < 550
     resumed = subprocess.run([*command, json.dumps(arguments)], capture_output=True, text=True, check=True)
+    assert [row["n_samples"] for row in json.loads(whole.stdout)["rows"]] == [40, 40, 1000, 1000, 2200, 2200]
     for a, b in zip(json.loads(whole.stdout)["rows"], json.loads(resumed.stdout)["rows"], strict=True):
         assert {k: a[k] for k in a if "second" not in k} == {k: b[k] for k in b if "second" not in k}
 

@@ -1,6 +1,7 @@
 """Evaluations that end, environments whose processes die, and modules that nobody has named."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -116,21 +118,38 @@ def test_only_module_ids_need_a_module():
     assert not needs_module("CartPole-v1")
 
 
-def test_a_dead_environment_process_is_one_sentence_and_nothing_hangs():
+@pytest.mark.parametrize("call", [lambda s: s.step(np.zeros((3, 1), np.float32)), lambda s: s.reset([0, 1, 2])])
+def test_a_dead_environment_process_is_one_sentence_and_nothing_hangs(call, capfd):
     envs: Any = making.asynchronous("Pendulum-v1", 3)
     streams = making.Streams(envs)
     streams.reset([0, 1, 2])
     streams.step(np.zeros((3, 1), np.float32))
     os.kill(envs.processes[1].pid, signal.SIGKILL)
     envs.processes[1].join()
-    with pytest.raises(BadInput, match=r"an environment's process was killed by signal 9 \(out of memory\?\)"):
-        streams.step(np.zeros((3, 1), np.float32))
-    with pytest.raises(BadInput, match="an environment's process was killed by signal 9"):
-        streams.reset([0, 1, 2])
     began = time.perf_counter()
+    with pytest.raises(BadInput, match=r"an environment's process was killed by signal 9 \(out of memory\?\)"):
+        call(streams)
+    assert not any(process.is_alive() for process in envs.processes)
     streams.close()
     assert time.perf_counter() - began < 10
-    assert not any(process.is_alive() for process in envs.processes)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_an_environment_process_that_dies_while_it_begins_is_one_sentence(monkeypatch, capfd):
+    """The killed one takes a kilobyte of traceback of each of the others with it, if they are left alone."""
+
+    make_whole = gymnasium.make
+
+    def make(env_id: str, **options: Any) -> Any:
+        if multiprocessing.current_process().name.endswith("-1"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return make_whole(env_id, **options)
+
+    monkeypatch.setattr(making.gymnasium, "make", make)
+    with pytest.raises(BadInput, match="an environment's process was killed before it had begun"):
+        making.asynchronous("Pendulum-v1", 3)
+    time.sleep(0.5)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_one_episode_has_no_interval():

@@ -303,11 +303,15 @@ def test_what_trains_is_the_identity_of_a_run_and_the_report_is_not():
         "flop_count",
         "learning_rate",
         "net_training",
+        "shown_images",
     )
     assert files == {f"nets/{name}.py" for name in names}
     assert {"common/run.py", "common/cli.py", "common/plots.py"}.isdisjoint(found)
     searched = source_hashes(*sweep.sources(resolve(CommandLine(tuning="full"))))
     assert searched.keys() - found.keys() == {"scaling_laws/sweeping/rate_search.py"}
+    with_arms = source_hashes(*sweep.sources(resolve(CommandLine(arms=("copies",)))))
+    assert "scaling_laws/arms/arm_cells.py" in with_arms.keys() - found.keys()
+    assert not any("law" in Path(name).parent.name for name in with_arms if name.startswith("scaling_laws/"))
 
 
 # ---------------------------------------------------------------- bad input

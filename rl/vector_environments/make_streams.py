@@ -86,11 +86,13 @@ def asynchronous(env_id: str, n: int, limit: int | None = None) -> AsyncVectorEn
     others = multiprocessing.active_children()
     try:
         return AsyncVectorEnv([_maker(env_id, None, limit)] * n, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
-    except OSError:  # too many open files, say: those that have begun would end with a traceback each
+    except (EOFError, OSError) as error:
         for process in multiprocessing.active_children():
-            if process not in others:
+            if process not in others:  # those that have begun would end with a traceback each
                 process.kill()
-        raise
+        if isinstance(error, EOFError | ConnectionError):
+            raise BadInput("an environment's process was killed before it had begun (out of memory?)") from None
+        raise  # too many open files, say
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

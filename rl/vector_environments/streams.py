@@ -81,7 +81,9 @@ class Streams:
         except (EOFError, ConnectionError):
             if not isinstance(self.envs, AsyncVectorEnv):
                 raise
-            raise BadInput(f"an environment's process {_how_it_died(self.envs)}; what is saved stays") from None
+            died = _how_one_died(self.envs)
+            self.close()  # left alone, the others would end with a traceback each as soon as nobody listens to them
+            raise BadInput(f"an environment's process {died}; what is saved stays") from None
 
     def step(self, actions: Array) -> Step:
         """One action per environment."""
@@ -168,7 +170,7 @@ class Streams:
         self.envs.close()
 
 
-def _how_it_died(envs: AsyncVectorEnv) -> str:
+def _how_one_died(envs: AsyncVectorEnv) -> str:
     """`was killed by signal 9 (out of memory?)`."""
     for process in envs.processes:
         process.join(0.1)

@@ -85,7 +85,7 @@ def analyse(table: Table, delta: float, chance_loss: float = math.inf, seed: int
     if not len(residuals):  # one seed per cell: the law's own residuals stand in for the seeds'
         residuals = rng.normal(0, parametric.misfit, 1000)
     noise = noise_draws(residuals, cells.seeds, DRAWS, rng)
-    lines, left_out = _isoflop_lines(cells, noise)
+    lines, left_out = isoflop_lines(cells, noise)
     log_c, log_n, _ = (row.ravel() for row in envelope(cells, cells.log_loss[None]))
     enough = len(lines) >= 3
     return Analysis(
@@ -127,7 +127,7 @@ def middle_power_of_ten(cells: Cells) -> float:
     return 10.0 ** round(float(np.log10(cells.flops).mean()))
 
 
-def _isoflop_lines(cells: Cells, noise: Array) -> tuple[list[IsoFlop], list[tuple[float, str]]]:
+def isoflop_lines(cells: Cells, noise: Array) -> tuple[list[IsoFlop], list[tuple[float, str]]]:
     lines, left_out = [], []
     for group in isoflop_groups(cells):
         line = fit_isoflop(cells, group, noise)

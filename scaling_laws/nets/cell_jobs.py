@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from common.device import configure_cpu, keep_freed_memory
 from common.files import finite
 from nets.convnet import ConvNet
-from nets.digits import images_per_copy, open_digits, training_order
+from nets.digits import open_digits, training_order
 from nets.flop_count import macs_per_image, n_params, training_flops
+from nets.learning_rate import USUAL, Variant
 from nets.net_training import evaluate, side_by_side, train
+from nets.shown_images import shown_images, transformed_test
 
 
 def start_worker(threads: int) -> None:
@@ -51,52 +54,66 @@ def train_cell(
     split: str,
     device: str,
     checkpoint: str,
+    variant: Variant = USUAL,
 ) -> dict[str, Any]:
-    """Train and test one net per seed, side by side; return {"rows": their rows of runs.csv}.
+    """Train and test one net per seed, side by side; return {"rows": their rows of runs.csv, or of arms.csv}.
 
     Each seed has its own weights, order and subset. `folder` is a prepared folder of digits with its copies, `split`
     names the evaluation set (test, or tune where hyper-parameters are chosen), `checkpoint` the file in which a run of
-    more than 30 s saves its state: started again, it goes on from there to the same numbers.
+    more than 30 s saves its state: started again, it goes on from there to the same numbers. A net that is tested on its
+    way too has a row for each test.
     """
-    copy_size = images_per_copy(folder)
-    copies = -(-n_samples // copy_size)
-    digits = open_digits(folder, copies)
     generators = [run_generator(width, n_samples, seed) for seed in seeds]
     torch.manual_seed(seeds[0])  # dropout draws from the global generator
     net = ConvNet(width, len(seeds), dropout)
     net.init_weights(generators)
     net.place(torch.device(device))
-    order = side_by_side([training_order(n_samples, copy_size, generator) for generator in generators])
-    train_losses, seconds = train(net, digits.copies, digits.labels, order, lr, batch, Path(checkpoint))
+    shown = shown_images(folder, n_samples, variant, generators)
+    digits = open_digits(folder, 0)
     held_out = {"tune": (digits.tune_images, digits.tune_labels), "test": (digits.test_images, digits.test_labels)}
-    losses, accuracies = evaluate(net, *held_out[split])
-    seconds /= len(seeds)  # of one net
-    rows = [
-        {
-            "arm": arm,
-            "status": "ok" if math.isfinite(loss) else "diverged",
-            "width": width,
-            "n_params": n_params(width),
-            "macs": macs_per_image(width),
-            "n_samples": n_samples,
-            "n_unique": min(n_samples, copy_size),
-            "copies": copies,
-            "batch_size": batch,
-            "steps": -(-n_samples // batch),
-            "lr": lr,
-            "dropout": dropout,
-            "seed": seed,
-            "flops": training_flops(width, n_samples),
-            f"{split}_loss": finite(loss),
-            f"{split}_accuracy": accuracy,
-            "train_loss": finite(train_loss),
-            "seconds": round(seconds, 4),
-            "images_per_second": round(n_samples / seconds, 1),
-            "device": device,
-        }
-        for seed, loss, accuracy, train_loss in zip(seeds, losses, accuracies, train_losses, strict=True)
-    ]
+
+    def test() -> Tensor:
+        return torch.tensor(evaluate(net, *held_out[split]))
+
+    done = train(net, shown.copies, shown.labels, shown.order, lr, batch, Path(checkpoint), variant, test)
+    tests: dict[int, Any] = {n: tested.tolist() for n, tested in zip(variant.tested_after, done.tested, strict=False)}
+    none = [[math.nan] * len(seeds)] * 2  # of a run that diverged before
+    tests = {n: tests.get(n, none) for n in variant.tested_after}
+    tests[n_samples] = evaluate(net, *held_out[split])
+    moved = evaluate(net, transformed_test(folder), digits.test_labels) if variant.tested_transformed else None
+    rows = []
+    for n, (losses, accuracies) in tests.items():
+        for k, (seed, loss, accuracy, train_loss) in enumerate(
+            zip(seeds, losses, accuracies, done.late_losses, strict=True)
+        ):
+            row = {
+                "arm": arm,
+                "status": "ok" if math.isfinite(loss) else "diverged",
+                **_size(width, n),
+                "n_unique": min(n, shown.n_unique),
+                "copies": shown.n_copies,
+                "batch_size": batch,
+                "steps": -(-n // batch),
+                "lr": lr,
+                "dropout": dropout,
+                "seed": seed,
+                "flops": training_flops(width, n),
+                f"{split}_loss": finite(loss),
+                f"{split}_accuracy": finite(accuracy),
+                "train_loss": finite(train_loss),
+                "seconds": round(done.seconds / len(seeds) * n / n_samples, 4),  # of one net
+                "images_per_second": round(n_samples * len(seeds) / done.seconds, 1),
+                "device": device,
+            }
+            if moved:
+                row |= {"transformed_test_loss": finite(moved[0][k]), "transformed_test_accuracy": moved[1][k]}
+            rows.append(row)
     return {"rows": rows}
+
+
+def _size(width: int, n_samples: int) -> dict[str, int]:
+    macs = macs_per_image(width)
+    return {"width": width, "n_params": n_params(width), "macs": macs, "n_samples": n_samples}
 
 
 def measure_speed(width: int, batch: int, members: int, device: str, seconds: float = 0.3) -> dict[str, float]:
@@ -110,7 +127,7 @@ def measure_speed(width: int, batch: int, members: int, device: str, seconds: fl
 
     def one_pass(n_samples: int) -> float:
         order = side_by_side([training_order(n_samples, 2048, generator)] * members)
-        return train(net, copies, labels, order, 1e-3, batch)[1]
+        return train(net, copies, labels, order, 1e-3, batch).seconds
 
     one_pass(5 * batch)  # warm up
     passes = spent = 0.0

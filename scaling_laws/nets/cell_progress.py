@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from common.errors import BadInput
 from common.files import load_checkpoint, save_checkpoint
@@ -15,6 +16,8 @@ CHECKPOINT_SECONDS = 30.0
 class CellProgress:
     """The next `step` of a run of K nets, the seconds it has trained, and `late`, (K,), the sum of its late losses.
 
+    `tested` are the tests on the way so far, each (loss and accuracy, K).
+
     Saved every CHECKPOINT_SECONDS in the file `path`, with the optimizer, its weights and the random numbers of
     dropout: a run that finds its file goes on from there to the same numbers. Nothing is kept where `path` is None.
     """
@@ -23,6 +26,7 @@ class CellProgress:
         self.path, self.optimizer = path, optimizer
         self.step, self._before = 0, 0.0
         self.late = torch.zeros(members, device=optimizer.weights.device)
+        self.tested: list[Tensor] = []
         if path is not None and path.exists():
             self._resume(path)
         self._started = self._saved = time.perf_counter()
@@ -38,6 +42,7 @@ class CellProgress:
             return
         self._saved = time.perf_counter()
         state = {"step": step, "seconds": self.seconds, "late": self.late.cpu(), "rng": torch.get_rng_state()}
+        state["tested"] = list(self.tested)
         save_checkpoint(self.path, {**state, "adam": self.optimizer.state()})
 
     def _resume(self, path: Path) -> None:
@@ -50,3 +55,4 @@ class CellProgress:
         torch.set_rng_state(state["rng"])
         self.step, self._before = state["step"], state["seconds"]
         self.late = state["late"].to(self.late.device)
+        self.tested = list(state["tested"])

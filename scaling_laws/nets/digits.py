@@ -48,9 +48,12 @@ def smooth_basis(side: int = SIDE, sigma: float = ELASTIC_SIGMA) -> Tensor:
     return bumps / bumps.norm(dim=1, keepdim=True)
 
 
-def sampling_grid(n: int, generator: torch.Generator) -> Tensor:
-    """Grids (n, 28, 28, 2) for `grid_sample`: a random affine map plus a smooth displacement in x and in y."""
-    angle, scale, dx, dy = (2 * torch.rand(n, 4, generator=generator) - 1).unbind(1)
+def sampling_grid(n: int, generator: torch.Generator, strength: float = 1.0) -> Tensor:
+    """Grids (n, 28, 28, 2) for `grid_sample`: a random affine map plus a smooth displacement in x and in y.
+
+    `strength` multiplies the range of every part.
+    """
+    angle, scale, dx, dy = ((2 * torch.rand(n, 4, generator=generator) - 1) * strength).unbind(1)
     angle, scale = angle * math.radians(ROTATION_DEGREES), 1 + SCALE * scale
     pixel = 2 / SIDE  # grid_sample's coordinates run from -1 to 1
     cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
@@ -60,12 +63,12 @@ def sampling_grid(n: int, generator: torch.Generator) -> Tensor:
     basis = smooth_basis()
     noise = torch.randn(2 * n, basis.shape[1], basis.shape[1], generator=generator)
     field = (basis @ noise @ basis.T).view(n, 2, SIDE, SIDE)  # (n, xy, rows, columns), in standard deviations
-    return grid + field.permute(0, 2, 3, 1) * (ELASTIC_PIXELS * pixel)
+    return grid + field.permute(0, 2, 3, 1) * (strength * ELASTIC_PIXELS * pixel)
 
 
-def transform(images: Tensor, generator: torch.Generator) -> Tensor:
+def transform(images: Tensor, generator: torch.Generator, strength: float = 1.0) -> Tensor:
     """Transformed uint8 images (n, 28, 28) from uint8 images (n, 28, 28); what comes from outside is black."""
-    grid = sampling_grid(len(images), generator)
+    grid = sampling_grid(len(images), generator, strength)
     moved = F.grid_sample(images[:, None].float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return moved[:, 0].round_().to(torch.uint8)
 

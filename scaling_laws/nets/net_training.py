@@ -7,7 +7,7 @@ for x, y in batches(order):
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from nets.cell_progress import CellProgress
 from nets.convnet import ConvNet
 from nets.digits import gather, normalise
 from nets.flat_adam import Adam
-from nets.learning_rate import schedule
+from nets.learning_rate import USUAL, WARM_UP, Variant, schedule
 
 CHUNK_IMAGES = 4096  # images fetched from the memory map at a time
 EVALUATION_BATCH = 500
@@ -33,6 +33,14 @@ class Order(NamedTuple):
 
     copy: Tensor
     image: Tensor
+
+
+class Trained(NamedTuple):
+    """Each net's mean loss in the last tenth of the steps, the seconds, and the tests on the way, each (2, K)."""
+
+    late_losses: list[float]
+    seconds: float
+    tested: list[Tensor]
 
 
 def side_by_side(orders: Sequence[tuple[Tensor, Tensor]]) -> Order:
@@ -62,14 +70,19 @@ def train(
     lr: float,
     batch: int,
     checkpoint: Path | None = None,
-) -> tuple[list[float], float]:
-    """One pass over the images that `order` names; each net's mean loss in the last tenth of the steps, and seconds.
+    variant: Variant = USUAL,
+    test: Callable[[], Tensor] | None = None,
+) -> Trained:
+    """One pass over the images that `order` names.
 
-    Adam with the learning rate `lr` times `schedule`. Stops early when no net's loss is finite any more.
+    Adam with the learning rate `lr` times `schedule`. Stops early when no net's loss is finite any more. `test` tests the
+    nets after the numbers of samples that the `variant` names: loss and accuracy of each, (2, K).
     """
     device = net.conv1.weight.device
     target = torch.from_numpy(np.asarray(labels, dtype=np.int64))[order.image]  # (n_samples, K)
     steps = -(-len(target) // batch)
+    warm_up = variant.warm_up_steps / steps if variant.warm_up_steps else WARM_UP
+    test_steps = {-(-n // batch) for n in variant.tested_after}
     late_steps = range(math.floor(0.9 * steps), steps)
     optimizer = Adam(net)
     progress = CellProgress(checkpoint, optimizer, net.members)
@@ -78,9 +91,12 @@ def train(
     for step, (x, y) in enumerate(batches(copies, target, order, batch, first, device), first):
         losses = cross_entropy(net(normalise(x)), y)  # (K,)
         losses.sum().backward()  # the nets share no weight: each gets the gradient of its own loss
-        optimizer.step(lr * schedule((step + 0.5) / steps))
+        optimizer.step(lr * schedule((step + 0.5) / steps, warm_up, not variant.constant_rate))
         if step in late_steps:
             progress.late = progress.late + losses.detach()
+        if test is not None and step + 1 in test_steps:
+            progress.tested.append(test().cpu())
+            net.train()
         # Asking for a number waits for an accelerator, so this is done rarely.
         if step % CHECK_STEPS == CHECK_STEPS - 1:
             if not bool(losses.isfinite().any()):
@@ -88,7 +104,7 @@ def train(
                 break
             progress.save(step + 1)
     synchronize(device)
-    return (progress.late / len(late_steps)).tolist(), progress.seconds
+    return Trained((progress.late / len(late_steps)).tolist(), progress.seconds, progress.tested)
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

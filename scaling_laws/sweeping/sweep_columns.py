@@ -31,3 +31,23 @@ SUMMARY_JSON = {
     "diverged": "of them, those whose loss is no number",
     "lr_rule": "with `--tuning only`: the learning rate as a law of width and samples",
 }
+ARMS_CSV = {
+    "arm": "which habit a run has (one rate, long warm-up, one batch, constant rate, all at once), dropout, or what it is "
+    "shown: fresh, fresh raw, copies, repeats",
+    "schedule": "decay to 0, or constant, with tests on the way: those rows are of one run",
+    "warm_up_steps": "where it is not 5% of the run",
+    "passes": "how often each image is shown, as it is or as another copy",
+    "strength": "what every transformation's range is multiplied by",
+    "transformed_test_loss": "nats per test image, transformed once as the sweep's copies are",
+    "transformed_test_accuracy": "share of these images",
+}
+ARMS_JSON = {
+    "habits": "for each habit the laws' constants with 95% intervals, by both approaches, and their change (`_change`) from "
+    "the usual way, from draws that are paired where cells and seeds are the same",
+    "log_loss_change": "mean over cells of log loss with the habit minus without",
+    "copies.forms": "the forms of D_eff: misfit, and error of log loss at 16 and 32 copies when fitted up to 8",
+    "copies.comparisons": "for each kind, width, strength and test set: x and R of the form, and D_eff / U at each number",
+    "first_copy": "fresh images that the second showing of an image is worth",
+    "most": "D_eff / U of endless showings",
+    "points": "each cell's loss, and its D_eff / U by the fitted fresh curve",
+}

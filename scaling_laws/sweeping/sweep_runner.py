@@ -56,7 +56,10 @@ class Sweep:
 
     def measure_speeds(self, cells: list[tuple[Cell, list[int]]]) -> None:
         """Images per second by (width, batch, members), measured once per folder; the plan's estimates rest on it."""
-        needed = {(cell.width, cell.batch, self.members(cell, seeds)) for cell, seeds in cells}
+        self.measure_speeds_of({(cell.width, cell.batch, self.members(cell, seeds)) for cell, seeds in cells})
+
+    def measure_speeds_of(self, needed: set[tuple[int, int, int]]) -> None:
+        """The same for nets given as (width, batch, members)."""
         names = ("width", "batch", "members")
         jobs = [
             Job(f"w{w}-b{b}-m{m}", measure_speed, {**dict(zip(names, (w, b, m), strict=True)), "device": self.device})

@@ -8,6 +8,8 @@ from common.device import DeviceName
 from common.errors import BadInput
 from common.provenance import check_name
 
+Arm = Literal["disagreement", "dropout", "copies"]
+
 
 @dataclass(frozen=True)
 class CommandLine:
@@ -57,6 +59,8 @@ class CommandLine:
     """runs per cell, with other weights, order and subset"""
     dropout: float = 0.0
     """dropout before the linear head"""
+    arms: tuple[Arm, ...] = ()
+    """further runs: why Kaplan and Hoffmann disagree, 20% dropout, and what a transformed copy is worth"""
     tuning: Literal["check", "full", "only"] = "check"
     """learning rate: check the rule at one width, search again for this sweep, or search and stop"""
 
@@ -79,6 +83,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "row_halvings": (0, 1, 2, 3, 4, 5),
         "column_halvings": (0, 2),
         "seeds": 5,
+        "arms": ("disagreement", "dropout", "copies"),
         "tuning": "full",
     },
 }
@@ -106,6 +111,7 @@ class Settings:
     seeds: tuple[int, ...]
     """of the runs of each cell, the first one being `seed`"""
     dropout: float
+    arms: tuple[Arm, ...]
     tuning: Literal["check", "full", "only", "none"]
 
 
@@ -125,13 +131,14 @@ def resolve(given: CommandLine) -> Settings:
         seed=given.seed,
         seeds=tuple(range(given.seed, given.seed + given.seeds)),
         dropout=given.dropout,
+        arms=given.arms,
         tuning=given.tuning,
     )
     if given.width is None or given.samples is None:
         return settings
     single, one_seed = ((given.width, given.samples),), (given.seed,)
     no_grid: dict[str, Any] = dict.fromkeys(("budgets", "widths", "row_widths", "row_halvings", "column_halvings"), ())
-    return replace(settings, single=single, seeds=one_seed, tuning="none", **no_grid)
+    return replace(settings, single=single, seeds=one_seed, arms=(), tuning="none", **no_grid)
 
 
 def _check(given: CommandLine) -> None:

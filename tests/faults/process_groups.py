@@ -11,7 +11,7 @@ from pathlib import Path
 from faults.warm_start import Started
 
 LONGEST = 240.0  # seconds that a command may take
-GRACE = 5.0  # seconds after the end of a command in which its workers may notice it
+GRACE = 20.0  # seconds after the end of a command in which its workers, which may still be importing, notice it
 
 
 @dataclass(frozen=True)
