@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +37,20 @@ def cpu_seconds(work: Callable[[], Any]) -> float:
     return time.process_time() - began
 
 
+def different_ngrams(ids: np.ndarray, order: int) -> int:
+    """How many different n-grams of 1 … `order` tokens a text (N,) has, each of which the n-gram keeps a count of."""
+    found, size = 0, int(ids.max()) + 1
+    shorter = np.zeros(len(ids), dtype=np.int64)  # the number of the n-gram before each token
+    for k in range(1, order + 1):
+        key = shorter * size + ids[k - 1 :]
+        by_key = np.argsort(key, kind="stable")
+        number = np.empty_like(key)
+        number[by_key] = np.cumsum(np.diff(key[by_key], prepend=-1) > 0) - 1
+        found += int(number.max()) + 1
+        shorter = number[:-1]
+    return found
+
+
 def rows_of(task: str, text: Text, found: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of anchors.csv of one text."""
     ids = (text.train.numpy(), text.validation.numpy())
@@ -52,6 +67,7 @@ def rows_of(task: str, text: Text, found: dict[str, Any]) -> list[dict[str, Any]
                 "model": model,
                 "kind": kind,
                 "order": order,
+                "parameters": different_ngrams(ids[0].astype(np.int64), order) if name == "ngram" else None,
                 "at_edge": found[f"{name}_order_at_edge"],
                 "nats_per_char": found[f"{name}_nats_per_char"],
                 "nats_per_char_second_half": found[f"{name}_nats_per_char_second_half"],

@@ -104,6 +104,7 @@ ANCHORS_CSV = {
     "model": "what is to be beaten on it",
     "kind": "static: frozen after the training text; adaptive: it goes on learning from what it has coded",
     "order": "tokens of an n-gram, bytes of context of PPMd: the best one on the development slice",
+    "parameters": "of the n-gram: the different n-grams up to that order, each with its count",
     "at_edge": "whether that is the end of the range that was searched",
     "nats_per_char": "of the whole validation text, given the training text",
     "nats_per_char_second_half": "of its second half, which no choice has seen; adaptive: the first half being read before",
