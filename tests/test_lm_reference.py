@@ -112,6 +112,7 @@ def test_what_the_anchors_cost_and_reach(task):
         )
         assert f"{float(row['cpu_seconds']):.1f} s, one core" in line
         assert line.endswith(f"| {float(row['nats_per_char_second_half']):.3f} |")
+        assert key == "ppmd" or f"| {int(row['parameters']) / 1e6:.2f} M counts, fp64 |" in line
     run = summary(TEXTS[task][0])
     assert f"{run['n_params'] / 1e6:.2f} M" in PAGE
 
