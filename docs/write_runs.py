@@ -68,6 +68,7 @@ def tables() -> dict[str, dict[str, dict[str, str]]]:
             "noise.csv": lm_columns.NOISE_CSV,
             "ablation.csv, ablation_trials.csv, learning_rates.csv, learning_rates_1000_steps.csv": lm_columns.RECIPE_CSV,
             "beside_nanogpt.csv": lm_columns.BESIDE_NANOGPT_CSV,
+            "anchors.csv": lm_columns.ANCHORS_CSV,
         },
         "rl": {
             "metrics.csv": rl_columns.METRICS_CSV,

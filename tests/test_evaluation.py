@@ -230,6 +230,20 @@ def test_a_checkpoint_gives_the_same_model_back(tmp_path, kind, variant):
         assert vocabulary.encode("to be").tolist() == build(str(kind), TEXT, 300).encode("to be").tolist()
 
 
+def test_a_checkpoint_of_the_first_hash_is_read_where_that_was_the_same(tmp_path):
+    for vocabulary, same in ((13, True), (65, True), (127, False), (255, False)):
+        state = checkpoint_state(fresh_decoder(vocabulary=vocabulary), None, "repeat")
+        save_checkpoint(tmp_path / "new.pt", state)
+        load_trained(tmp_path / "new.pt", CPU)
+        del state["hashing"]  # as older ones are
+        save_checkpoint(tmp_path / "old.pt", state)
+        if same:
+            load_trained(tmp_path / "old.pt", CPU)
+        else:
+            with pytest.raises(BadInput, match="lost the oldest tokens: train again"):
+                load_trained(tmp_path / "old.pt", CPU)
+
+
 def refusal(path: Path) -> str:
     with pytest.raises(BadInput) as error:
         load_trained(path, CPU)
@@ -323,4 +337,4 @@ def test_a_changed_checkpoint_is_one_sentence(tmp_path, change):
 def test_a_checkpoint_holds_no_code(tmp_path):
     saved(tmp_path / "checkpoint.pt", "bpe")
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert state.keys() == {"step", "shape", "model", "vocabulary", "task"}
+    assert state.keys() == {"step", "shape", "model", "vocabulary", "task", "hashing"}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from common.files import load_checkpoint, save_checkpoint
 from decoder_model.decoder import Decoder
-from optimisation.learning_rates import inverse_sqrt, trapezoid
+from optimisation.learning_rates import FLAT, inverse_sqrt, trapezoid, warmup_steps
 from optimisation.muon import Muon, orthogonalize
 from optimisation.optimizer import Optimizer, kind_of
 from tiny_decoder import random_tokens, tiny_decoder
@@ -333,6 +333,11 @@ def test_no_step_of_a_run_is_in_vain(steps, warmup, flat):
     scales = [trapezoid(step, steps, warmup, flat) for step in range(steps)]
     assert all(0 < scale <= 1 for scale in scales)
     assert trapezoid(steps, steps, warmup, flat) == 0.0
+
+
+def test_a_short_run_reaches_its_rate():
+    assert [warmup_steps(steps) for steps in (1, 9, 19, 50, 199, 200, 10_000)] == [1, 1, 1, 5, 19, 20, 20]
+    assert max(trapezoid(step, 19, warmup_steps(19), FLAT) for step in range(19)) == 1
 
 
 def test_inverse_square_root_by_hand():

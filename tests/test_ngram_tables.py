@@ -43,6 +43,32 @@ def test_hashed_ngrams_spread_over_their_table(monkeypatch):
     assert float(counts.max()) <= 12
 
 
+def entries_by_powers(padded: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    """The 5-grams' entries as they were when all vocabularies counted tokens by powers of V + 1: (B, T)."""
+    key = sum((vocabulary + 1) ** back % (1 << 62) * padded[:, 4 - back : padded.size(1) - back] for back in range(5))
+    return (torch.as_tensor(key) * 0x9E3779B1 >> 15) % table_sizes(vocabulary)[-1] + sum(table_sizes(vocabulary)[:-1])
+
+
+@pytest.mark.parametrize("vocabulary", [63, 65, 77, 1024, 8192, 50_000])
+def test_vocabularies_that_hashed_well_keep_their_entries(monkeypatch, vocabulary):
+    monkeypatch.setattr(ngram_tables, "TABLE_ENTRIES", 1 << 16)
+    tokens = torch.randint(vocabulary + 1, (4, 300), generator=torch.Generator().manual_seed(1))
+    assert torch.equal(ngram_entries(tokens, vocabulary)[:, :, -1], entries_by_powers(tokens, vocabulary))
+
+
+@pytest.mark.parametrize("vocabulary", [63, 65, 127, 255, 511, 767, 1023, 4095, 32_767, 65_535])
+def test_the_oldest_token_counts_whatever_the_size_of_the_vocabulary(monkeypatch, vocabulary):
+    """With V + 1 = 2^8 and more, all 5-grams that differ in it alone shared an entry; with 2^7, an eighth of them."""
+    monkeypatch.setattr(ngram_tables, "TABLE_ENTRIES", 1 << 16)
+    random = torch.Generator().manual_seed(2)
+    tokens = torch.randint(vocabulary + 1, (4000, max(NGRAMS)), generator=random)
+    other = tokens.clone()
+    other[:, 0] = (tokens[:, 0] + torch.randint(1, vocabulary + 1, (4000,), generator=random)) % (vocabulary + 1)
+    changed = ngram_entries(other, vocabulary)[:, -1] != ngram_entries(tokens, vocabulary)[:, -1]
+    assert float(changed[:, -1].float().mean()) > 0.999
+    assert not changed[:, :-1].any(), "shorter n-grams do not see it"
+
+
 def test_the_decoder_remembers_ngrams_across_the_cache():
     """Without the other parts that look back, only the tables can tell what was before the tokens that are read now."""
     model = tiny_decoder(without=("shift",))

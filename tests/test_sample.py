@@ -257,6 +257,18 @@ def checkpoint_of(kind: str) -> str:
     return f"results/transformers/{kind}/checkpoint.pt"
 
 
+def test_a_prompt_longer_than_the_context_is_told(place, monkeypatch, capsys):
+    path = checkpoint_of("char")
+    context = load_text_model(Path(path), torch.device("cpu"))[0].shape.context
+    for length, told in ((context, False), (context + 1, True)):
+        prompt = "to be " * 99
+        assert inline(monkeypatch, "--checkpoint", path, "--prompt", prompt[:length], "--tokens", "3") == 0
+        assert (
+            f"NOTE: the prompt has {length} tokens, of which the model reads the last {context}"
+            in capsys.readouterr().err
+        ) is told
+
+
 @pytest.mark.parametrize("kind", ["char", "word", "bpe"])
 @pytest.mark.parametrize("options", [(), ("--temperature", "0"), ("--top-k", "3"), ("--top-p", "0.5")])
 def test_what_is_printed_is_the_prompt_and_the_text(place, monkeypatch, capsys, kind, options):

@@ -11,7 +11,7 @@ import pytest
 from common.data import sha256_of
 from common.errors import BadInput
 from texts import corpora
-from texts.corpora import Corpus, load_corpus
+from texts.corpora import Corpus, load_corpus, split_characters
 
 NOWHERE = Path("absent")
 
@@ -41,7 +41,9 @@ def tiny(tmp_path, monkeypatch) -> Path:
 def test_tinyshakespeare_is_read_where_it_is_and_cut_as_nanogpt_does(tiny, tmp_path):
     tiny.parent.mkdir()
     tiny.write_text(TINY)
-    assert load_corpus("tinyshakespeare", tmp_path) == Corpus("tinyshakespeare", TINY[:558], TINY[558:])
+    assert load_corpus("tinyshakespeare", tmp_path) == Corpus(
+        "tinyshakespeare", (TINY[:558],), TINY[558:], split_characters
+    )
 
 
 def test_tinyshakespeare_is_downloaded_where_it_is_missing(tiny, tmp_path, monkeypatch):

@@ -167,6 +167,16 @@ def test_the_loss_falls_far_below_chance(plain_lm_folder, monkeypatch):
     assert summary_of("b")["accuracy"] > 0.99
 
 
+def test_what_a_reader_should_know_is_told(plain_lm_folder, monkeypatch, capsys):
+    assert inline(monkeypatch, *TINY, "--steps", "3", "--name", "a") == 0
+    assert "NOTE" not in capsys.readouterr().out
+    Path("t.txt").write_text(f"{TEXT[:-9]}ÄÖÜ\n", encoding="utf-8")
+    assert inline(monkeypatch, *TINY, "--steps", "3", "--name", "b", "--lr-scale", "3e-4") == 0
+    out = capsys.readouterr().out
+    assert "NOTE: 3 characters of the held-out text are not in the training text: 'Ä' 'Ö' 'Ü'" in out
+    assert "NOTE: --lr-scale 0.0003 is a factor on all rates" in out
+
+
 def test_training_loss_of_metrics_is_the_mean_since_the_last_row(plain_lm_folder, monkeypatch):
     losses: list[float] = []
     update = train.update
@@ -244,7 +254,7 @@ def test_label_smoothing_mixes_in_the_mean_over_all_tokens(lm_folder):
 
 
 def test_the_schedules_of_both_settings(lm_folder):
-    modern, paper = learner_of(*TINY, "--lr", "0.5"), learner_of(*TINY, "--arch", "vaswani", "--lr", "0.5")
+    modern, paper = learner_of(*TINY, "--lr-scale", "0.5"), learner_of(*TINY, "--arch", "vaswani", "--lr-scale", "0.5")
     assert modern.rate(100, 1000) == 0.5  # beyond the warm-up, before the decline
     assert 0 < modern.rate(999, 1000) < 0.01
     rates = [paper.rate(step, 1000) for step in range(1000)]

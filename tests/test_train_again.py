@@ -68,7 +68,13 @@ def test_what_changes_the_numbers_changes_the_folder(plain_lm_folder, monkeypatc
     assert inline(monkeypatch, *short, "--text", "copy.txt") == 0  # the same text under another name
     assert len(list(RUNS.iterdir())) == 1
     Path("copy.txt").write_text(TEXT.replace("war", "wax"))
-    others = [("--text", "copy.txt"), ("--seed", "1"), ("--dropout", "0.1"), ("--lr", "2"), ("--without", "shift")]
+    others = [
+        ("--text", "copy.txt"),
+        ("--seed", "1"),
+        ("--dropout", "0.1"),
+        ("--lr-scale", "2"),
+        ("--without", "shift"),
+    ]
     for count, other in enumerate(others, 2):
         assert inline(monkeypatch, *short, *other) == 0
         assert len(list(RUNS.iterdir())) == count
@@ -104,8 +110,8 @@ def test_the_loss_is_drawn_on_the_way_and_changes_no_number(lm_folder, monkeypat
 def test_another_configuration_under_the_same_name_is_refused(plain_lm_folder, monkeypatch, capsys):
     assert inline(monkeypatch, *TINY, "--name", "a") == 0
     before = {path: path.read_bytes() for path in (RUNS / "a").iterdir()}
-    assert inline(monkeypatch, *TINY, "--name", "a", "--lr", "0.5") == 2
-    assert "holds a run of another configuration (lr was 1.0, is 0.5): choose another --name" in one_sentence(
+    assert inline(monkeypatch, *TINY, "--name", "a", "--lr-scale", "0.5") == 2
+    assert "holds a run of another configuration (lr_scale was 1.0, is 0.5): choose another --name" in one_sentence(
         capsys.readouterr().err
     )
     assert {path: path.read_bytes() for path in (RUNS / "a").iterdir()} == before
@@ -260,14 +266,14 @@ def test_two_processes_do_not_share_a_folder(plain_lm_folder, monkeypatch, capsy
 
 @pytest.mark.parametrize("arch", ["modern", "vaswani"])
 def test_a_rate_that_is_far_too_high_is_told_as_such(plain_lm_folder, monkeypatch, capsys, arch):
-    arguments = (*TINY, "--arch", arch, "--lr", "1e6", "--name", "a")
+    arguments = (*TINY, "--arch", arch, "--lr-scale", "1e6", "--name", "a")
     assert inline(monkeypatch, *arguments) == 1
     assert summary_of("a")["status"] == "diverged"
     assert "diverged" in capsys.readouterr().out
 
 
 def test_a_run_that_diverged_has_not_gone_well_the_second_time_either(plain_lm_folder, monkeypatch, capsys):
-    arguments = (*TINY, "--arch", "vaswani", "--lr", "1e6", "--name", "a")
+    arguments = (*TINY, "--arch", "vaswani", "--lr-scale", "1e6", "--name", "a")
     assert inline(monkeypatch, *arguments) == 1
     capsys.readouterr()
     assert inline(monkeypatch, *arguments) == 1

@@ -3,9 +3,9 @@
     python transformers/train.py                                    Shakespeare's plays, 5 minutes on two CPU cores
     python transformers/train.py --task repeat --length 5 --vocab 5
 
-Expect 1.23 nats per character (1.77 bits) on the held-out tenth of every play, where an n-gram reaches 1.40. The folder that
-is printed holds metrics.csv, summary.json, checkpoint.pt, the figures and, for texts, sample.txt; the same command goes
-on where it was stopped. `sample.py` continues a prompt, `score.py` measures any text.
+Expect 1.23 nats per character (1.77 bits) on the held-out tenth of every play, where the best n-gram reaches 1.32. The
+folder that is printed holds metrics.csv, summary.json, checkpoint.pt, the figures and, for texts, sample.txt; the same
+command goes on where it was stopped. `sample.py` continues a prompt, `score.py` measures any text.
 
 A step is `update` below: batch, loss and rate are in optimisation/lm_learner.py, the net in decoder_model/decoder.py, the
 optimiser in optimisation/optimizer.py. plain_decoder.py is the paper's decoder in one slow file.
@@ -44,7 +44,7 @@ from lm_evaluation.measurements import curve_point
 from lm_evaluation.step_budget import Clock, Plan, decide, make_plan
 from lm_report.train_report import anchor_words, draw, draw_missing, draw_so_far, headline, measured_on, report
 from lm_settings.choices import INTEGER_TASKS
-from lm_settings.train_settings import PRESETS, Config, Settings, choose_budget, resolve
+from lm_settings.train_settings import PRESETS, Config, Settings, choose_budget, resolve, unusual
 from optimisation.lm_learner import Learner
 from texts.tokenized_text import Text, load_text
 
@@ -187,8 +187,9 @@ def main() -> int:
         dtype, why = (torch.float32 if settings.precision == "fp32" else torch.bfloat16), "as asked"
     print(f"device: {device} ({reason}), activations in {str(dtype)[6:]} ({why})")
     text = None if settings.task in INTEGER_TASKS else load_text(settings, device)
-    if text and text.corpus.notice:
-        print(f"NOTE: {text.corpus.notice}")
+    for notice in [unusual(settings), *(text.notices if text else ())]:
+        if notice:
+            print(f"NOTE: {notice}")
     with open_folder(settings, given, text, device, dtype) as run:
         if run.summary:
             print(f"already done: {headline(settings, run.summary)}\nresults: {shown(run.folder)}")

@@ -49,6 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{f"without {part}": {"without": (part,)} for part in PARTS},
     "vaswani": {"arch": "vaswani"},
 }
+PRENORM = "and with it back to LayerNorm, biases and Glorot's weights"  # four changes in one switch
 TRIALS = (0.5, 1.0, 2.0)
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
 CPU = torch.device("cpu")
@@ -78,7 +79,7 @@ def speed(variant: str, steps: int = 24) -> dict[str, float]:
 
 def run(variant: str, lr: float, seed: int, steps: int, development: bool) -> dict[str, Any]:
     """Train and measure once: the loss in nats per character on windows of the development or the validation text."""
-    settings = settings_of(variant, lr=lr, seed=seed, development=development)
+    settings = settings_of(variant, lr_scale=lr, seed=seed, development=development)
     text = load_text(settings, CPU)
     learner = Learner(settings, text, CPU, compute_dtype(CPU)[0])
     start = time.perf_counter()
@@ -164,7 +165,8 @@ def ablation_table(rows: list[dict[str, Any]]) -> list[str]:
         row = first[variant]
         loss = statistics.mean(mine.values())
         edge = " (edge)" if float(row["lr"]) in (TRIALS[0], TRIALS[-1]) else ""
-        lines.append(f"| {variant} | {int(row['steps']):,} | x {float(row['lr']):g}{edge} | {loss:.3f} | {change} |")
+        told = f"{variant} ({PRENORM})" if variant == "without prenorm" else variant
+        lines.append(f"| {told} | {int(row['steps']):,} | x {float(row['lr']):g}{edge} | {loss:.3f} | {change} |")
     return lines
 
 

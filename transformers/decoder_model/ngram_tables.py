@@ -26,14 +26,32 @@ def ngram_entries(padded: Tensor, vocabulary: int) -> Tensor:
     The tables stand one below the other. Where a table has fewer entries than there are n-grams, some n-grams share one
     (hashed: Huang et al. 2025, section 3.2). `padded` holds the number `vocabulary` for places before the text.
     """
-    base, longest = vocabulary + 1, max(NGRAMS)
-    key, entries, above = padded[:, longest - 1 :], [], 0
-    sizes = dict(zip(NGRAMS, table_sizes(vocabulary), strict=True))
-    for n in range(2, longest + 1):
-        # int64 wraps round where the vocabulary is large; that is one more hash.
-        key = key + base ** (n - 1) % (1 << 62) * padded[:, longest - n : padded.size(1) - n + 1]
-        if n in sizes:
-            hashed = key if base**n <= sizes[n] else (key * 0x9E3779B1 >> 15) % sizes[n]  # Knuth's multiplicative hash
-            entries.append(hashed + above)
-            above += sizes[n]
+    base, entries, above = vocabulary + 1, [], 0
+    for n, size in zip(NGRAMS, table_sizes(vocabulary), strict=True):
+        if base**n <= size:
+            entries.append(_keys(padded, n, base) + above)
+        else:  # Knuth's multiplicative hash
+            entries.append((_keys(padded, n, hash_factor(base)) * 0x9E3779B1 >> 15) % size + above)
+        above += size
     return torch.stack(entries, -1)
+
+
+def hash_factor(base: int) -> int:
+    """By what a token counts more than the one after it in the key of an n-gram that is hashed: `base`, or one more.
+
+    The hash reads the lowest 31 bits of the key. A base with many factors of two would push the oldest tokens beyond them:
+    of 256 = 2^8, the fourth power is 2^32. An odd factor pushes nothing away.
+    """
+    twos = (base & -base).bit_length() - 1
+    fits = (max(NGRAMS) - 1) * twos + (base - 1).bit_length() <= 31
+    return base if fits else base | 1
+
+
+def _keys(padded: Tensor, n: int, factor: int) -> Tensor:
+    """(B, max(NGRAMS) - 1 + T) -> (B, T): one number for each of the n-grams that end at the last T tokens."""
+    longest, T = max(NGRAMS), padded.size(1) - max(NGRAMS) + 1
+    # int64 wraps round where the vocabulary is large; that is one more hash.
+    return sum(
+        (factor**back % (1 << 62) * padded[:, longest - 1 - back :][:, :T] for back in range(1, n)),
+        padded[:, longest - 1 :],
+    )

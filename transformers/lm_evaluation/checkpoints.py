@@ -11,8 +11,11 @@ from common.files import load_checkpoint
 from common.provenance import latest_run, results_folder
 from decoder_model.decoder import Decoder, Shape
 from decoder_model.kernels import kernels_for
+from decoder_model.ngram_tables import hash_factor
 from lm_settings.choices import MODERN
 from texts.vocabulary import Vocabulary, from_state
+
+HASHING = 2  # which hash the n-gram tables were learnt with; the first one is another for some sizes of vocabulary
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ def checkpoint_state(model: Decoder, vocabulary: Vocabulary | None, task: str) -
     """What `load_trained` needs, as tensors and plain values."""
     shape = {**asdict(model.shape), "parts": list(model.shape.parts)}
     state = vocabulary.state() if vocabulary else None
-    return {"shape": shape, "model": model.state_dict(), "vocabulary": state, "task": task}
+    return {"shape": shape, "model": model.state_dict(), "vocabulary": state, "task": task, "hashing": HASHING}
 
 
 def load_trained(path: Path, device: torch.device) -> Trained:
@@ -47,8 +50,11 @@ def load_trained(path: Path, device: torch.device) -> Trained:
         if vocabulary is not None and vocabulary.size != shape.vocabulary:
             raise ValueError("the vocabulary is another model's")
         task = str(state["task"])
+        rehashed = "ngrams" in shape.parts and hash_factor(shape.vocabulary + 1) > shape.vocabulary + 1
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError, ZeroDivisionError):
         raise BadInput(f"{path} is not a checkpoint of this version of transformers/train.py") from None
+    if rehashed and state.get("hashing") != HASHING:
+        raise BadInput(f"{path} is of an older version, whose n-gram tables lost the oldest tokens: train again")
     return Trained(model.to(device).eval(), vocabulary, task)
 
 

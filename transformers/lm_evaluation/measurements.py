@@ -15,7 +15,7 @@ from lm_evaluation.lm_losses import (
     window_losses,
 )
 from optimisation.lm_learner import Learner
-from texts.anchors import longest_match
+from texts.anchors import longest_match, second_half
 from texts.integer_tasks import IntegerTask
 from texts.seeds import derived_seed
 from texts.tokenized_text import Text
@@ -60,6 +60,13 @@ def text_summary(learner: Learner, text: Text, to_beat: dict[str, Any]) -> tuple
     cold, sliding = token_losses(learner.model, text.validation, context)
     whole = cold[: len(cold) // context * context]
     by_position = whole.reshape(-1, context).mean(0) if len(whole) else cold
+    half = max(second_half(len(text.validation)), 1)
+    characters = max(int(text.vocabulary.characters[text.validation[half:].cpu().numpy()].sum()), 1)
+
+    def after(losses: np.ndarray) -> float:
+        """Nats per character of the tokens `half` … n - 1, of which losses (n - 1,) begin with token 1's."""
+        return float(losses[half - 1 :].sum()) / characters
+
     sample = text_sample(learner, text)
     match, recited = longest_match(sample, text.corpus.train)
     numbers = {
@@ -67,6 +74,8 @@ def text_summary(learner: Learner, text: Text, to_beat: dict[str, Any]) -> tuple
         "val_loss_sliding": float(sliding.mean()),
         "val_bits_per_char": bits_per_character(float(cold.sum()), text.characters),
         "val_bits_per_char_sliding": bits_per_character(float(sliding.sum()), text.characters),
+        "val_nats_per_char_second_half": after(cold),
+        "val_nats_per_char_sliding_second_half": after(sliding),
         "val_tokens": len(cold),
         "val_characters": text.characters,
         "sample_longest_match": match,

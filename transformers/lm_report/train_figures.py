@@ -39,10 +39,7 @@ def text_figure(
     """
     per_token = numbers["val_characters"] / numbers["val_tokens"]  # anchors are per character, the curves per token
     final, latest = numbers.get("val_loss"), metrics["val_loss"][-1]
-    anchors = [(f"{numbers['ngram_order']}-gram (Witten-Bell)", numbers["ngram_nats_per_char"], PALETTE[1], "--")]
-    anchors.append(("xz", numbers["xz_nats_per_char"], PALETTE[2], ":"))
-    if numbers["ppmd_nats_per_char"] is not None:
-        anchors.append(("PPMd (goes on learning)", numbers["ppmd_nats_per_char"], PALETTE[3], "-."))
+    anchors = anchor_lines(numbers)
     unit = "nats per character" if abs(per_token - 1) < 1e-9 else "nats per token"
     panels = 3 if by_position is not None else 2
     with style():
@@ -70,6 +67,17 @@ def text_figure(
             _against_position(axes[2], by_position, anchors, per_token, what, unit)
         tell(figure, axes, axes[1])
         save_figure(figure, path, pdf=final is not None)
+
+
+def anchor_lines(numbers: dict[str, Any]) -> list[tuple[str, float, str, str]]:
+    """Name, nats per character, colour and line style of what there is to beat; the n-gram first."""
+    smoothing = numbers.get("ngram_smoothing", "Witten-Bell")  # which runs had before they said
+    lines = [
+        (f"{numbers['ngram_order']}-gram ({smoothing})", "ngram_nats_per_char", PALETTE[1], "--"),
+        ("PPMd (goes on learning)", "ppmd_nats_per_char", PALETTE[3], "-."),
+        ("xz (goes on learning)", "xz_nats_per_char", PALETTE[2], ":"),
+    ]
+    return [(name, numbers[key], color, line) for name, key, color, line in lines if numbers[key] is not None]
 
 
 def tell(figure: Figure, axes: np.ndarray, named: Axes) -> None:

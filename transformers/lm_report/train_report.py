@@ -18,7 +18,8 @@ from texts.integer_tasks import IntegerTask
 def headline(settings: Settings, summary: dict[str, Any]) -> str:
     """One sentence: what was reached, beside what there is to compare it with."""
     if summary["status"] != "ok":
-        return f"{settings.task}: diverged, the loss is not finite or worse than at the start; try --lr below {settings.lr:g}"
+        why = "diverged, the loss is not finite or worse than at the start"
+        return f"{settings.task}: {why}; try --lr-scale below {settings.lr_scale:g}"
     if settings.task in INTEGER_TASKS:
         # Guessing one of V integers costs log V nats; what a run has learnt beyond their frequencies lies far below.
         chance = (
@@ -42,10 +43,14 @@ def headline(settings: Settings, summary: dict[str, Any]) -> str:
 
 
 def anchor_words(anchors: dict[str, Any]) -> str:
-    """`5-gram 1.669, xz 1.746, PPMd 1.406`: nats per character, PPMd only where it is installed."""
-    words = f"{anchors['ngram_order']}-gram {anchors['ngram_nats_per_char']:.3f}, xz {anchors['xz_nats_per_char']:.3f}"
-    ppmd = anchors["ppmd_nats_per_char"]
-    return words if ppmd is None else f"{words}, PPMd {ppmd:.3f}"
+    """`static 7-gram 1.516; adaptive PPMd 1.406`: nats per character, of compressors the better one that there is."""
+    static = f"static {anchors['ngram_order']}-gram {anchors['ngram_nats_per_char']:.3f}"
+    adaptive = [
+        f"{name} {anchors[key]:.3f}"
+        for name, key in (("PPMd", "ppmd_nats_per_char"), ("xz", "xz_nats_per_char"))
+        if anchors[key] is not None
+    ]
+    return f"{static}; adaptive {adaptive[0]}"
 
 
 def draw_so_far(run: Run, learner: Learner, to_beat: dict[str, Any]) -> bool:

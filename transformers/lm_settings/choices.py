@@ -10,7 +10,8 @@ OptimizerName = Literal["adamw", "sgd", "muon"]
 # What `modern` adds to the paper, each with its source; `--without` takes single ones away, and Muon, the optimiser, too.
 MODERN = {
     "rotary": "rotary positions (Su et al. 2021) instead of sinusoids added to the embedding",
-    "prenorm": "RMSNorm without gains before each sublayer (Zhang & Sennrich 2019) instead of LayerNorm after it",
+    "prenorm": "RMSNorm without gains before each sublayer (Zhang & Sennrich 2019) instead of LayerNorm after it; "
+    "with it go the paper's biases and Glorot's first weights",
     "qknorm": "queries and keys normalised per head (Henry et al. 2020)",
     "relu2": "squared ReLU (So et al. 2021)",
     "zeroinit": "output projections and head start at zero, so that a new block is the identity",

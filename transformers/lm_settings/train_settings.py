@@ -62,8 +62,10 @@ class Config:
     """integer tasks: n; default: 32, induction 64"""
     vocab: int | None = None
     """integer tasks: V; default: 64, induction 256. word, bpe: the greatest number of tokens"""
-    lr: float = 1.0
-    """factor on every learning rate"""
+    lr_scale: float = 1.0
+    """factor on every learning rate; each kind of parameter has its own (optimisation/learning_rates.py)"""
+    lr: float | None = None
+    """no flag of this script, which has no single rate: see --lr-scale"""
     dropout: float | None = None
     """after the embedding and every sublayer; default: 0.1 for texts below 2.5 M tokens, else 0"""
     decay: float = 0.0
@@ -135,7 +137,7 @@ class Settings:
     """n of an integer task; 0 for texts"""
     vocab: int
     """V of an integer task, or the greatest number of words or byte pairs; 0: as many tokens as the tokenizer likes"""
-    lr: float
+    lr_scale: float
     dropout: float
     small_text_dropout: float
     """instead of `dropout`, where the training text is small (optimisation/lm_learner.py, SMALL_TEXT)"""
@@ -197,6 +199,11 @@ def check_belongs(config: Config) -> None:
     """BadInput for a name that does not exist, and for a setting that the task or the architecture would ignore."""
     if config.name is not None:
         check_name(config.name)
+    if config.lr not in (None, 1.0):  # 1.0: what older config.json files call the factor
+        raise BadInput(
+            f"--lr {config.lr:g}: there is no single learning rate here, each kind of parameter has its own; "
+            "--lr-scale 0.5 halves them all"
+        )
     unknown = [part for part in config.without if part not in (*MODERN, "muon")]
     if unknown:
         raise BadInput(f"--without {unknown[0]} is unknown: choose from {' '.join((*MODERN, 'muon'))}")
@@ -219,10 +226,10 @@ def check_belongs(config: Config) -> None:
 
 def check_numbers(values: dict[str, Any]) -> None:
     """BadInput for a number out of its range."""
-    for name in ("minutes", "steps", "layers", "heads", "width", "context", "batch", "vocab", "lr"):
+    for name in ("minutes", "steps", "layers", "heads", "width", "context", "batch", "vocab", "lr_scale"):
         value = values.get(name, 1)
         if not (value > 0 and math.isfinite(value)):
-            raise BadInput(f"--{name} must be positive, not {value}")
+            raise BadInput(f"--{name.replace('_', '-')} must be positive, not {value}")
     if not 0 <= values["seed"] < 1 << 63:
         raise BadInput(f"--seed must not be negative or above 2^63 - 1, and it is {values['seed']}")
     width, heads = values["width"], values["heads"]
@@ -235,6 +242,13 @@ def check_numbers(values: dict[str, Any]) -> None:
         raise BadInput(f"--decay must not be negative or infinite, and it is {values['decay']}")
     if values["track_noise"] and values["batch"] % 2:
         raise BadInput(f"--track-noise halves the batch, and --batch {values['batch']} is odd")
+
+
+def unusual(settings: Settings) -> str:
+    """A sentence on a learning rate that is far from any that has trained well; else empty."""
+    if 0.05 <= settings.lr_scale <= 20:
+        return ""
+    return f"--lr-scale {settings.lr_scale:g} is a factor on all rates, of which 0.25 to 4 have been useful"
 
 
 def check_integers(task: str, n: int, V: int) -> None:

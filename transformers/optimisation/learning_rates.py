@@ -8,6 +8,11 @@ WARMUP, FLAT = 20, 0.4  # steps of warm-up, and the fraction of the run after wh
 PAPER_WARMUP = 0.04  # of the run: the paper's 4,000 of 100,000 steps
 
 
+def warmup_steps(steps: int) -> int:
+    """WARMUP, but at most a tenth of a run: a short one is to reach its rate too."""
+    return min(WARMUP, max(1, steps // 10))
+
+
 def trapezoid(step: int, steps: int, warmup: int, flat: float) -> float:
     """Linear warm-up, then 1 until the fraction `flat` of all steps, then linear to 0 at `steps` (Zhai et al. 2022)."""
     rise = min(1.0, (step + 1) / warmup)

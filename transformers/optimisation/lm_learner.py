@@ -15,9 +15,9 @@ from optimisation.learning_rates import (
     MUON_RATES,
     PAPER_RATE,
     PAPER_WARMUP,
-    WARMUP,
     inverse_sqrt,
     trapezoid,
+    warmup_steps,
 )
 from optimisation.optimizer import Optimizer
 from texts.integer_tasks import IntegerTask
@@ -87,5 +87,5 @@ class Learner:
         """The factor on the learning rates in a step, of so many steps in all."""
         if self.paper:
             warmup = max(1, round(PAPER_WARMUP * steps))
-            return self.settings.lr * inverse_sqrt(step, self.model.shape.width, warmup)
-        return self.settings.lr * trapezoid(step, steps, WARMUP, FLAT)
+            return self.settings.lr_scale * inverse_sqrt(step, self.model.shape.width, warmup)
+        return self.settings.lr_scale * trapezoid(step, steps, warmup_steps(steps), FLAT)

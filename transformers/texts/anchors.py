@@ -1,12 +1,12 @@
-"""What a text model has to beat: a Witten-Bell n-gram, xz and PPMd, each given the same training text.
+"""What a text model has to beat, each given the same training text, its order chosen on the development slice.
 
-The n-gram is frozen after training, as the model is; the compressors go on learning while they read the validation
-text, and PPMd is hard to beat for a small frozen model. `longest_match` tells how much of a sample is recited.
+Static, as the model is: a modified Kneser-Ney n-gram, frozen after the training text. Adaptive, going on learning from what
+they have coded: PPMd, or xz where its package is missing. `longest_match` tells how much of a sample is recited.
 """
 
 import lzma
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -14,141 +14,179 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from texts.kneser_ney import kneser_ney
+
 Array = NDArray[Any]
-MAX_ORDER = 6  # five tokens of context; tinyshakespeare's last tenth: 1.669 nats a character by order 5, 1.698 by 6
-PPMD_ORDERS = (4, 5, 6, 8)
+MAX_ORDERS = (12, 32)  # of the n-gram: the second where the best up to the first is the first itself
+UNCHOSEN_ORDER = 5  # where the development slice is too short to choose on
+PPMD_ORDERS = (3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 24, 32)  # bytes of context
+PPMD_FIRST = 8  # where the search begins
 PPMD_MEMORY_BYTES = 1 << 28  # ample: a model that fills its memory starts again from nothing
 
 
 @dataclass(frozen=True)
+class Pieces:
+    """A text in two pieces, as characters and as tokens (n,)."""
+
+    train: str
+    validation: str
+    train_ids: Array
+    val_ids: Array
+
+
+def second_half(tokens: int) -> int:
+    """The first token of the second half of so many: the half that no choice has looked at."""
+    return tokens // 2
+
+
+# ---------------------------------------------------------------- static: the n-gram
+
+
+@dataclass(frozen=True)
 class NGram:
-    """How well frozen n-grams of orders 1, 2, … predict tokens 1..n-1 of a validation text of n tokens."""
+    """How well the frozen n-gram of the chosen order predicts tokens 1..n-1 of a validation text of n tokens."""
 
-    nats_by_order: list[float]  # mean nats per token; the first is the unigram's
-    order: int  # the best of them
-    nats: float  # mean nats per token by the best order
-    log_probs: Array  # (n - 1,) log p of each token in nats, by the best order
+    order: int
+    at_edge: bool  # the order is the greatest that was tried: a greater one may do better
+    development_by_order: list[float]  # mean nats per token of the development slice, orders 1, 2, …
+    by_order: list[float]  # the same of the validation text, up to `order`; nothing is chosen by it
+    nats: Array  # (n - 1,) -log p of each token, by `order`
 
 
-def witten_bell(train_ids: Array, val_ids: Array, vocab_size: int, max_order: int = MAX_ORDER) -> Array:
-    """Log-probabilities (max_order, n - 1) in nats of tokens 1..n-1 of `val_ids` (n,): row k - 1 is order k's.
+def ngram(text: Pieces, inner: Pieces, vocab_size: int) -> NGram:
+    """The n-gram on `text`, of the order that is best on `inner`: the training piece, split once more.
 
-    Order k predicts a token t from its context h, the k - 1 tokens before it. Interpolated Witten-Bell smoothing
-    (Bell, Cleary & Witten 1990; Witten & Bell 1991, method C; Chen & Goodman 1998, section 2.5), h' being h without
-    its oldest token:
-
-        p_k(t|h) = (count(h t) + N1+(h .) p_{k-1}(t|h')) / (count(h) + N1+(h .)),    p_0(t) = 1 / vocab_size
-
-    count(h) is the number of tokens that follow h in `train_ids` (any length), N1+(h .) the number of distinct ones.
-    A context that nothing follows there backs off wholly: p_k = p_{k-1}.
-
-    The validation text is read once from left to right. Token 0 is given and not scored, and the next ones have the
-    shorter contexts that the text itself offers, not the end of the training text: a model's first window has nothing
-    before it either, and a held-out part need not continue the training part. ValueError for ids outside
-    0..vocab_size-1.
+    ValueError where fewer than two validation tokens leave nothing to score.
     """
-    train, val = (np.asarray(ids, dtype=np.int64) for ids in (train_ids, val_ids))
-    for ids in (train, val):
-        if ids.size and not 0 <= ids.min() <= ids.max() < vocab_size:
-            raise ValueError(f"token ids from {ids.min()} to {ids.max()} do not fit a vocabulary of {vocab_size}")
-    p = np.full(len(val), 1 / vocab_size)
-    log_p = np.full((max_order, max(len(val) - 1, 0)), -math.log(vocab_size))
-    # h[i] numbers the context of the i-th token that has one, -1 where training lacks it. A k-gram is a pair of small
-    # numbers however long it is, its context's and its last token; the k-grams are the contexts of order k + 1.
-    h, val_h, n_contexts = np.zeros_like(train), np.zeros_like(val), 1
-    for k in range(1, min(max_order, len(train), len(val)) + 1):
-        grams, gram_of, count = _distinct(h * vocab_size + train[k - 1 :], n_contexts * vocab_size)
-        # One slot more than there are contexts: number -1 finds the zero in it.
-        followers = np.bincount(h, minlength=n_contexts + 1)[val_h]
-        distinct = np.bincount(grams // vocab_size, minlength=n_contexts + 1)[val_h]
-        key = val_h * vocab_size + val[k - 1 :]
-        place = np.minimum(np.searchsorted(grams, key), len(grams) - 1)
-        hit = grams[place] == key
-        lower = p[k - 1 :]
-        mixed = (np.where(hit, count[place], 0) + distinct * lower) / np.maximum(followers + distinct, 1)
-        p[k - 1 :] = np.where(followers > 0, mixed, lower)
-        log_p[k - 1 :] = np.log(p[1:])  # the higher orders too, should the loop end before them
-        h, val_h, n_contexts = gram_of[:-1], np.where(hit, place, -1)[:-1], len(grams)
-    return log_p
-
-
-def _distinct(keys: Array, n_possible: int) -> tuple[Array, Array, Array]:
-    """np.unique's values, inverse and counts, without sorting where a table of all possible keys is small enough."""
-    if n_possible > 2 * len(keys):
-        return np.unique(keys, return_inverse=True, return_counts=True)
-    count = np.bincount(keys, minlength=n_possible)
-    values = np.flatnonzero(count)
-    return values, (np.cumsum(count > 0) - 1)[keys], count[values]
-
-
-def ngram(train_ids: Array, val_ids: Array, vocab_size: int, max_order: int = MAX_ORDER) -> NGram:
-    """The n-grams of orders 1..max_order on the validation text, and the best of them.
-
-    The best order is chosen on the validation text itself: that flatters the n-gram, which is a little harder to beat
-    for it. ValueError where fewer than two validation tokens leave nothing to score.
-    """
-    log_p = witten_bell(train_ids, val_ids, vocab_size, max_order)
-    if log_p.shape[1] == 0:
+    if len(text.val_ids) < 2:
         raise ValueError("the validation text needs at least two tokens")
-    nats = -log_p.mean(1)
-    best = int(np.argmin(nats))
-    return NGram(nats.tolist(), best + 1, float(nats[best]), log_p[best].copy())
+    order, most, tried = UNCHOSEN_ORDER, 0, np.empty(0)
+    if len(inner.val_ids) >= 2:
+        for most in MAX_ORDERS:
+            tried = np.abs(kneser_ney(inner.train_ids, inner.val_ids, vocab_size, most)).mean(1)
+            order = int(np.argmin(tried)) + 1
+            if order < most:
+                break
+    nats = np.abs(kneser_ney(text.train_ids, text.val_ids, vocab_size, order))  # abs: no -0.0 where all is certain
+    return NGram(order, order == most, tried.tolist(), nats.mean(1).tolist(), nats[-1])
 
 
-def nats_given_train(size_bytes: Callable[[bytes], int], train: str, validation: str) -> float:
-    """(size(train + validation) - size(train)) 8 ln 2 / characters of `validation`: nats per character given `train`.
+# ---------------------------------------------------------------- adaptive: compressors
 
-    `size_bytes` is a compressor: UTF-8 bytes -> length of their code. ValueError for an empty validation text.
-    """
-    if not validation:
+
+def nats_of(code_bytes: int, characters: int) -> float:
+    """So many bytes of code for so many characters, in nats per character; ValueError where there are none."""
+    if not characters:
         raise ValueError("the validation text is empty")
-    head = train.encode()
-    return (size_bytes(head + validation.encode()) - size_bytes(head)) * 8 * math.log(2) / len(validation)
+    return code_bytes * 8 * math.log(2) / characters
 
 
 def xz_nats(train: str, validation: str) -> float:
     """Nats per character of `validation` given `train`, by LZMA2 as `xz -9e` sets it, without the container's bytes."""
+    head = train.encode()
+    whole = head + validation.encode()
     # The dictionary holds both texts, so that nothing is forgotten; below 4 KiB LZMA2 takes none. Memory: 11 times it.
-    reach = max(len(train.encode()) + len(validation.encode()), 1 << 12)
-    chain = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": reach}]
-    return nats_given_train(lambda data: len(lzma.compress(data, lzma.FORMAT_RAW, filters=chain)), train, validation)
+    chain = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": max(len(whole), 1 << 12)}]
+    size, known = (len(lzma.compress(data, lzma.FORMAT_RAW, filters=chain)) for data in (whole, head))
+    return nats_of(size - known, len(validation))
 
 
-def ppmd_nats(train: str, validation: str, orders: tuple[int, ...] = PPMD_ORDERS) -> float | None:
-    """Nats per character of `validation` given `train`, by PPMd variant H (Shkarin 2002); None without `pyppmd`.
-
-    The best of `orders` (bytes of context), chosen on the validation text itself as the n-gram's is.
-    """
+def has_ppmd() -> bool:
+    """Whether the optional package `pyppmd` is installed."""
     try:
-        import pyppmd  # pyright: ignore[reportMissingImports]  # optional: pip install pyppmd
+        import pyppmd  # noqa: F401  # pyright: ignore[reportMissingImports]  # optional: pip install pyppmd
     except ImportError:
-        return None
-
-    def size_bytes(order: int) -> Callable[[bytes], int]:
-        return lambda data: len(pyppmd.compress(data, max_order=order, mem_size=PPMD_MEMORY_BYTES, variant="H"))
-
-    return min(nats_given_train(size_bytes(order), train, validation) for order in orders)
+        return False
+    return True
 
 
-def anchors(
-    train_text: str, val_text: str, train_ids: Array, val_ids: Array, vocab_size: int, n_chars: int
-) -> dict[str, Any]:
-    """Every anchor of one text as plain numbers, for `summary.json`.
+def ppmd_bytes(texts: Sequence[str], order: int) -> list[int]:
+    """Bytes of code that each text adds to those before it, by PPMd variant H (Shkarin 2002) of that order."""
+    import pyppmd  # pyright: ignore[reportMissingImports]
 
-    `train_ids` and `val_ids` (n,) are the texts in the model's own tokens. Like the model, the n-gram predicts tokens
-    1..n-1 of the validation text given token 0; `n_chars` is the number of characters in those (n - 1 where a token is
-    a character). The compressors know no tokens and code the whole validation text.
+    encoder = pyppmd.Ppmd7Encoder(order, PPMD_MEMORY_BYTES)
+    # Five bytes that the coder holds back at first come out at its end, whatever was coded.
+    return [len(encoder.encode(text.encode())) for text in texts]
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """PPMd of the chosen order on a validation text, in nats per character."""
+
+    order: int
+    at_edge: bool
+    development_by_order: dict[int, float]  # of the development slice, for the orders that were tried
+    nats: float
+    second_half_nats: float  # of what follows character `cut`
+
+
+def ppmd(text: Pieces, inner: Pieces, cut: int) -> Adaptive:
+    """PPMd on `text`, of the order that is best on `inner`; the second half begins at character `cut`."""
+
+    def development(order: int) -> float:
+        return nats_of(ppmd_bytes((inner.train, inner.validation), order)[1], len(inner.validation))
+
+    tried = downhill(development, PPMD_ORDERS, PPMD_FIRST)
+    order = min(tried, key=lambda one: tried[one])
+    _, first, last = ppmd_bytes((text.train, text.validation[:cut], text.validation[cut:]), order)
+    n = len(text.validation)
+    edges = (PPMD_ORDERS[0], PPMD_ORDERS[-1])
+    return Adaptive(order, order in edges, tried, nats_of(first + last, n), nats_of(last, n - cut))
+
+
+def downhill(loss: Callable[[int], float], choices: Sequence[int], first: int) -> dict[int, float]:
+    """The losses of the choices that a walk from `first` to the nearest minimum tries, in the order of `choices`."""
+    tried: dict[int, float] = {}
+
+    def at(i: int) -> float:
+        if not 0 <= i < len(choices):
+            return math.inf
+        return tried.setdefault(choices[i], tried[choices[i]] if choices[i] in tried else loss(choices[i]))
+
+    here = choices.index(first)
+    while True:
+        below, level, above = at(here - 1), at(here), at(here + 1)
+        if level <= min(below, above):
+            return dict(sorted(tried.items()))
+        here += -1 if below < above else 1
+
+
+# ---------------------------------------------------------------- all of them
+
+
+def anchors(text: Pieces, inner: Pieces, vocab_size: int, characters: Array) -> dict[str, Any]:
+    """Every anchor of one text as plain numbers, for `summary.json`; `characters` (V,) is how many begin in each token.
+
+    Like the model, the n-gram predicts tokens 1..n-1 of the validation text given token 0. The compressors know no
+    tokens and code the whole validation text; where its second half begins, both know.
     """
-    with ThreadPoolExecutor(2) as compressors:  # which run outside Python's lock, beside the n-gram
-        xz, ppmd = (compressors.submit(nats, train_text, val_text) for nats in (xz_nats, ppmd_nats))
-        best = ngram(train_ids, val_ids, vocab_size)
-    return {
-        "ngram_nats": best.nats,  # per token
+    half = second_half(len(text.val_ids))
+    cut = int(characters[text.val_ids[:half]].sum())
+    with ThreadPoolExecutor(1) as compressor:  # which runs outside Python's lock, beside the n-gram
+        adaptive = compressor.submit(ppmd, text, inner, cut) if has_ppmd() else None
+        xz = None if adaptive else compressor.submit(xz_nats, text.train, text.validation)
+        best = ngram(text, inner, vocab_size)
+    rest = best.nats[max(half - 1, 0) :]  # the first of all is of token 1
+    n_chars, n_chars_rest = (max(int(characters[text.val_ids[max(i, 1) :]].sum()), 1) for i in (1, half))
+    found = {
+        "ngram_smoothing": "modified Kneser-Ney",
         "ngram_order": best.order,
-        "ngram_nats_per_char": best.nats * len(best.log_probs) / n_chars,
-        "ngram_by_order": best.nats_by_order,
-        "xz_nats_per_char": xz.result(),
-        "ppmd_nats_per_char": ppmd.result(),  # None without pyppmd
+        "ngram_order_at_edge": best.at_edge,
+        "ngram_nats": float(best.nats.mean()),  # per token
+        "ngram_nats_per_char": float(best.nats.sum()) / n_chars,
+        "ngram_nats_per_char_second_half": float(rest.sum()) / n_chars_rest,
+        "ngram_by_order": best.by_order,
+        "ngram_development_by_order": best.development_by_order,
+        "xz_nats_per_char": xz.result() if xz else None,
+    }
+    if adaptive is None:
+        return found | {"ppmd_nats_per_char": None}
+    return found | {
+        "ppmd_order": adaptive.result().order,
+        "ppmd_order_at_edge": adaptive.result().at_edge,
+        "ppmd_nats_per_char": adaptive.result().nats,
+        "ppmd_nats_per_char_second_half": adaptive.result().second_half_nats,
+        "ppmd_development_by_order": {str(k): v for k, v in adaptive.result().development_by_order.items()},
     }
 
 

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from common.data import DownloadError, download, package_file, sha256_of
@@ -25,17 +26,28 @@ SHA256 = {
 MIN_CHARACTERS = 100  # of a user's text, so that a tenth of a tenth of it is still a text
 
 
+Split = Callable[[str], tuple[str, str]]
+
+
 @dataclass(frozen=True)
 class Corpus:
     """A text in its training and its validation piece; `notice` is a sentence to print, or empty."""
 
     name: str
-    train: str
+    parts: tuple[str, ...]  # of the training piece
     validation: str
+    split: Split
     notice: str = ""
 
+    @cached_property
+    def train(self) -> str:
+        """The training piece."""
+        return "".join(self.parts)
 
-Split = Callable[[str], tuple[str, str]]
+    def again(self) -> tuple[str, str]:
+        """The training piece, split once more by the same rule: what is not learnt here may be chosen on its rest."""
+        train, rest = split_parts(list(self.parts), self.split)
+        return "".join(train), "".join(rest)
 
 
 def load_corpus(name: str, root: Path, text_file: str = "", development: bool = False) -> Corpus:
@@ -52,7 +64,7 @@ def load_corpus(name: str, root: Path, text_file: str = "", development: bool = 
     notice = f"the text of {name} in the installed package differs from the one that the page's numbers are for"
     if development:
         train, validation = split_parts(train, split)
-    return Corpus(name, "".join(train), "".join(validation), notice if changed else "")
+    return Corpus(name, tuple(train), "".join(validation), split, notice if changed else "")
 
 
 def _load(name: str, root: Path, text_file: str) -> tuple[list[str], Split]:

@@ -17,7 +17,8 @@ from texts.seeds import derived_seed
 class TextTask:
     """Windows of `context` tokens of a training text (N,), on the device: once per epoch each, in random order.
 
-    Each epoch cuts the text at another random place, and leaves out what does not fill a window at its two ends.
+    Each epoch cuts the text, taken as a ring, at another random place, and leaves out what does not fill a window there.
+    So every token is learnt equally often; the price is one window an epoch in which the beginning follows the end.
     """
 
     tokens: Tensor
@@ -27,11 +28,12 @@ class TextTask:
 
     def windows(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets (B, T) of a step."""
-        per_epoch = (len(self.tokens) - 1) // self.context - 1  # windows that fit at any phase
+        per_epoch = len(self.tokens) // self.context
         numbers = range(step * self.batch, (step + 1) * self.batch)
-        starts = [self.order(number // per_epoch)[number % per_epoch] for number in numbers]
+        starts = torch.stack([self.order(number // per_epoch)[number % per_epoch] for number in numbers])
         span = torch.arange(self.context + 1, device=self.tokens.device)
-        window = self.tokens[torch.stack(starts).to(self.tokens.device)[:, None] + span].long()
+        places = (starts.to(self.tokens.device)[:, None] + span) % len(self.tokens)
+        window = self.tokens[places].long()
         return window[:, :-1], window[:, 1:]
 
     @cached_property
@@ -44,10 +46,8 @@ class TextTask:
                 if len(kept) > 1:
                     del kept[min(kept)]
                 random = torch.Generator().manual_seed(derived_seed(self.seed, epoch))
-                count = (len(self.tokens) - 1) // self.context - 1
-                spare = len(self.tokens) - count * self.context  # at least one token, the first window's first input
-                phase = torch.randint(spare, (1,), generator=random)
-                kept[epoch] = phase + self.context * torch.randperm(count, generator=random)
+                phase = torch.randint(len(self.tokens), (1,), generator=random)
+                kept[epoch] = phase + self.context * torch.randperm(len(self.tokens) // self.context, generator=random)
             return kept[epoch]
 
         return starts

@@ -1,6 +1,5 @@
 """A corpus in the tokens of its own vocabulary, on the device."""
 
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ from common.errors import BadInput
 from common.files import read_record, write_record
 from common.provenance import short_hash, source_hash
 from lm_settings.train_settings import Settings
-from texts.anchors import anchors
+from texts.anchors import Pieces, anchors, has_ppmd
 from texts.corpora import Corpus, load_corpus
 from texts.vocabulary import Vocabulary, build
 
-ANCHORS_SOURCE = Path(__file__).resolve().with_name("anchors.py")
+ANCHORS_SOURCES = [Path(__file__).resolve().with_name(name) for name in ("anchors.py", "kneser_ney.py")]
+ANCHORS_COMMITTED = Path(__file__).resolve().parents[2] / "results" / "reference" / "transformers" / "anchors"
 
 
 @dataclass(frozen=True)
@@ -30,23 +30,41 @@ class Text:
     validation: Tensor
 
     @property
+    def notices(self) -> list[str]:
+        """What a reader of the losses should know of the text."""
+        found = [self.corpus.notice] if self.corpus.notice else []
+        unseen = sorted(set(self.corpus.validation) - set(self.corpus.train))
+        if unseen:
+            shown = " ".join(map(repr, unseen[:5])) + (" …" if len(unseen) > 5 else "")
+            found.append(f"{len(unseen)} characters of the held-out text are not in the training text: {shown}")
+        return found
+
+    @property
     def characters(self) -> int:
         """Characters in the predicted tokens 1 … n - 1 of the validation text."""
         return int(self.vocabulary.characters[self.validation[1:].cpu().numpy()].sum())
 
     def anchors(self) -> dict[str, Any]:
-        """What the n-gram and the compressors reach on the same tokens."""
-        ids = (self.train.cpu().numpy(), self.validation.cpu().numpy())
-        corpus = self.corpus
-        return anchors(corpus.train, corpus.validation, *ids, self.vocabulary.size, self.characters)
+        """What the n-gram and the compressors reach on the same text and tokens."""
+        corpus, inner = self.corpus, self.corpus.again()
+        known = Pieces(corpus.train, corpus.validation, self.train.cpu().numpy(), self.validation.cpu().numpy())
+        chosen_on = Pieces(*inner, *(self.vocabulary.encode(text) for text in inner))
+        return anchors(known, chosen_on, self.vocabulary.size, self.vocabulary.characters)
 
-    def known_anchors(self) -> dict[str, Any]:
-        """The same from the cache, where these tokens have been looked at before by the same code."""
+    def anchors_key(self) -> str:
+        """Of the texts, the tokens and the code: with the same key the anchors are the same."""
         both = f"{self.corpus.train}\0{self.corpus.validation}".encode()
         of_tokens = sha256_of(self.validation.cpu().numpy().tobytes())  # another tokenizer, another n-gram
-        compressor = importlib.util.find_spec("pyppmd") is not None
-        key = short_hash(sha256_of(both), of_tokens, source_hash(ANCHORS_SOURCE), compressor)
-        file = cache_root() / "anchors" / f"{key}.json"
+        return short_hash(sha256_of(both), of_tokens, source_hash(*ANCHORS_SOURCES))
+
+    def known_anchors(self) -> dict[str, Any]:
+        """The same from the committed ones or the cache, where these tokens were looked at before by the same code."""
+        key = self.anchors_key()
+        if (committed := ANCHORS_COMMITTED / f"{self.corpus.name}.json").exists():
+            record = read_record(committed)
+            if record.pop("key") == key:
+                return record
+        file = cache_root() / "anchors" / f"{key}{'' if has_ppmd() else '-xz'}.json"
         if not file.exists():
             print(
                 "counting n-grams and compressing the text, to know what there is to beat; once for each text …",
@@ -71,6 +89,6 @@ def load_text(settings: Settings, device: torch.device) -> Text:
     if len(train) < 3 * settings.context:
         raise BadInput(
             f"the training text has {len(train):,} tokens: with --context {settings.context} at least "
-            f"{3 * settings.context:,} are needed"
+            f"{3 * settings.context:,} are needed; --context {max(1, len(train) // 3)} would do"
         )
     return Text(corpus, vocabulary, train.to(device), validation.to(device))
