@@ -16,8 +16,9 @@ from law_forms.forms import FORMS
 from law_report.fits_json import to_json
 from law_report.formulae import formulae, number
 from laws.analysis import Analysis, analyse
-from laws.parametric import least_loss
+from laws.parametric import fit_parametric, least_loss, macs_law
 from laws.run_table import CHANCE_LOSS, make_cells, read_table
+from laws.seed_noise import cell_noise
 from pages import one_line, page
 from planning.best_cell import Budget, predicted
 from planning.kept_law import read_law
@@ -32,6 +33,12 @@ PAGE = page("scaling_laws/README.md")
 @pytest.fixture(scope="module")
 def fits() -> dict:
     return json.loads((REFERENCE / "fits.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def full() -> dict:
+    """The fits of the sweep of 485 runs, which the page begins with."""
+    return json.loads((REFERENCE.parent / "full/fits.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -58,28 +65,66 @@ def test_the_committed_fits_follow_from_the_committed_runs(fits, again):
     assert formulae(fits) in (REFERENCE / "formulae.md").read_text()
 
 
-def test_the_form_is_chosen_by_what_was_held_out(fits, again):
+def test_the_form_is_chosen_by_what_was_held_out(fits, full, again):
+    """On the 63 cells; beside it what the later 97 say."""
     forms = again["forms"]
-    assert forms["chosen"] == fits["forms"]["chosen"] == "power mean"
+    assert forms["chosen"] == fits["forms"]["chosen"] == full["forms"]["chosen"] == "power mean"
     assert len(forms["table"]) == 9
     rows = {row["form"]: row for row in forms["table"]}
     for name, row in rows.items():
-        committed = next(other for other in fits["forms"]["table"] if other["form"] == name)
+        committed, later = (
+            next(other for other in one["forms"]["table"] if other["form"] == name) for one in (fits, full)
+        )
         assert row["held_out_error"] == pytest.approx(committed["held_out_error"], rel=0.01), name
-        eighth = next(part for part in row["held_out"] if part["name"] == "C <= C_max / 8")
-        sizes = row["held_out"][-1]
-        assert eighth["cells"] == 23
+        eighth = next(part for part in later["held_out"] if part["name"] == "C <= C_max / 8")
+        sizes = later["held_out"][-1]
+        assert (eighth["cells"], sizes["cells"]) == (19, 97)
         error = f"{row['held_out_error']:.3f}"
         error = f"**{error}**" if name == forms["chosen"] else error
-        numbers = f"{eighth['rms']:.3f} ({eighth['bias']:+.3f}) | {sizes['rms']:.3f} | {error} | "
-        numbers += f"{row['chi2_per_degree']:.2f} |"
-        lines = [line for line in PAGE.splitlines() if line.endswith(numbers)]
-        assert any(f"| {row['parameters']} |" in line for line in lines), name
+        numbers = (
+            f"| {row['parameters']} | {error} | {eighth['rms']:.3f} ({eighth['bias']:+.3f}) | {sizes['rms']:.3f} | "
+        )
+        numbers += f"{later['chi2_per_degree']:.2f} |"
+        assert any(line.endswith(numbers) for line in PAGE.splitlines()), name
     least = min(row["held_out_error"] for row in forms["table"])
     assert rows["power mean"]["held_out_error"] == least
     tau = read_law(REFERENCE / "fits.json").predictive.forms[0].tau
     assert f"misses that the cells of a width share are some {100 * tau.mean():.1f}%" in one_line(PAGE)
-    assert f"the noise of a cell's mean being {fits['data']['noise_of_a_cell']:.3f}" in one_line(PAGE)
+    assert f"χ² was {rows['power mean']['chi2_per_degree']:.2f}" in one_line(PAGE)
+
+
+def test_the_law_of_the_63_cells_predicts_the_runs_made_after_it():
+    """The form and its parameters from the earlier sweep alone, the cells of the later one beyond its compute."""
+    before, after = (
+        make_cells(read_table(REFERENCE.parent / name / "runs.csv").runs, CHANCE_LOSS)[0]
+        for name in ("default", "full")
+    )
+    beyond = after.flops > 1.02 * before.flops.max()
+    missed = {}
+    for name in ("power mean", "additive"):
+        law = fit_form(FORMS[name], before.n_params, before.n_samples, before.log_loss, 1e-3)
+        missed[name] = after.log_loss[beyond] - law.log_loss(after.n_params[beyond], after.n_samples[beyond])
+    rms = {name: math.sqrt(np.mean(error**2)) for name, error in missed.items()}
+    noise = cell_noise(after)
+    assert rms["power mean"] <= 1.25 * noise
+    far = after.flops.max() / before.flops.max()
+    told = [
+        f"the power mean predicts the {beyond.sum()} new cells beyond their compute, up to {far:.1f} times,",
+        f"with a root mean square error of {rms['power mean']:.1%} and a bias of {missed['power mean'].mean():.1%},",
+        f"the noise of a cell's mean being {noise:.1%}; the additive law with {rms['additive']:.1%}",
+    ]
+    assert " ".join(told) in one_line(PAGE)
+
+
+def test_the_full_sweeps_law_follows_from_its_runs(full):
+    cells = make_cells(read_table(REFERENCE.parent / "full/runs.csv").runs, CHANCE_LOSS)[0]
+    macs = macs_law(cells.n_params, cells.flops / (6 * cells.n_samples))
+    fit = fit_parametric(cells, 1e-3, macs, draws=50, free_q=True)
+    for key in ("E", "alpha", "beta", "q", "a", "b"):
+        assert fit.value[key] == pytest.approx(full[key]["value"], rel=1e-3), key
+        assert full[key]["lo95"] < full[key]["value"] < full[key]["hi95"]
+    assert (full["a"]["hi95"] - full["a"]["lo95"]) / (2 * 1.96) < 0.015
+    assert formulae(full) in (REFERENCE.parent / "full/formulae.md").read_text()
 
 
 def test_with_few_cells_the_additive_law_predicts_better():
@@ -95,27 +140,27 @@ def test_with_few_cells_the_additive_law_predicts_better():
     assert min(errors, key=lambda name: errors[name]) == "additive"
 
 
-def test_readme_quotes_the_committed_numbers(fits):
+def test_readme_quotes_the_committed_numbers(full):
     def quoted(item: dict, digits: int = 2) -> str:
         return f"{item['value']:.{digits}f} [{item['lo95']:.{digits}f}, {item['hi95']:.{digits}f}]"
 
-    for item in (fits["a"], fits["b"], fits["isoflop"]["a"], fits["isoflop"]["b"], fits["frontier"]["a"]):
+    for item in (full["a"], full["b"], full["isoflop"]["a"], full["isoflop"]["b"], full["frontier"]["a"]):
         assert quoted(item) in PAGE
-    for item in (fits["alpha"], fits["beta"], fits["q"], fits["a_macs"], fits["error_rate_vs_compute"]["exponent"]):
+    for item in (full["alpha"], full["beta"], full["q"], full["a_macs"], full["error_rate_vs_compute"]["exponent"]):
         assert quoted(item) in PAGE
-    assert quoted(fits["E"], 3) in PAGE
-    assert f"test loss of {quoted(fits['example']['loss'], 3)}" in one_line(PAGE)
-    assert f"{fits['data']['runs']} runs" in PAGE
-    for symbol, item in (("N", fits["example"]["N"]), ("D", fits["example"]["D"])):
+    assert quoted(full["E"], 3) in PAGE
+    assert f"test loss of {quoted(full['example']['loss'], 3)}" in one_line(PAGE)
+    assert f"{full['data']['runs']} runs" in PAGE
+    for symbol, item in (("N", full["example"]["N"]), ("D", full["example"]["D"])):
         assert number(item["value"]) in PAGE, symbol
-    n, d = (number(fits["optimum"][symbol]["value"]) for symbol in "ND")
+    n, d = (number(full["optimum"][symbol]["value"]) for symbol in "ND")
     formula = (
-        f"N_opt = {n} (C / 1e10)^{fits['a']['value']:.3f} parameters on D_opt = {d} (C / 1e10)^{fits['b']['value']:.3f}"
+        f"N_opt = {n} (C / 1e11)^{full['a']['value']:.3f} parameters on D_opt = {d} (C / 1e11)^{full['b']['value']:.3f}"
     )
     assert formula in one_line(PAGE)
-    least, largest = (fits["a_without_one_size"][key] for key in ("least", "largest"))
+    least, largest = (full["a_without_one_size"][key] for key in ("least", "largest"))
     assert f"a stays between {least:.2f} and {largest:.2f}" in one_line(PAGE)
-    assert f"misses these cells by {fits['q_1']['misfit_ratio']:.1f} times" in one_line(PAGE)
+    assert f"misses by {full['q_1']['misfit_ratio']:.1f} times" in one_line(PAGE)
 
 
 def test_the_predictions_are_those_of_the_committed_law(fits):

@@ -56,8 +56,8 @@ ARMS_JSON = {
     "habits": "for each habit the laws' constants with 95% intervals, by both approaches, and their change (`_change`) from "
     "the usual way, from draws that are paired where cells and seeds are the same",
     "log_loss_change": "mean over cells of log loss with the habit minus without",
-    "copies.forms": "the forms of D_eff: misfit, and error of log loss at 16 and 32 copies when fitted up to 8",
-    "copies.comparisons": "for each kind, width, strength and test set: x and R of the form, and D_eff / U at each number",
+    "forms": "the forms of D_eff: misfit, and error of log loss at 16 and 32 copies when fitted up to 8",
+    "comparisons": "for each kind, width, strength and test set: x and R of the form, and D_eff / U at each number",
     "first_copy": "fresh images that the second showing of an image is worth",
     "most": "D_eff / U of endless showings",
     "points": "each cell's loss, and its D_eff / U by the fitted fresh curve",
