@@ -6,7 +6,8 @@ trains more than a hundred small conv nets, each on its own number of transforme
 for the optimal model size and data size at a given compute. Two minutes on two CPU cores (`--preset quick`: under
 one). Expect N_opt ~ C^0.33 and D_opt ~ C^0.45: since multiply-adds grow like N^1.7, compute is split about evenly, as in
 Hoffmann et al. Everything is in the folder that it prints: runs.csv (one row per run), fits.json, formulae.md and the
-figures. The same command again skips what is done.
+figures. The same command again skips what is done. `--arms disagreement dropout copies` adds what a habit of training does
+to the exponents, 20% dropout, and what a transformed copy is worth.
 
 A run is `train` in nets/net_training.py, called by `train_cell` in nets/cell_jobs.py, which sweeping/sweep_runner.py gives to
 the workers; the fits are in laws/. plain_isoflop.py is one line of it in one slow file.

@@ -209,7 +209,7 @@ def test_what_was_predicted_and_what_was_measured():
 
 
 def test_readme_quotes_the_plan_for_1e12():
-    law = read_law(REFERENCE / "fits.json")
+    law = read_law(REFERENCE.parent / "full/fits.json")
     budget = Budget(law, 1e12)
     cell = budget.cell()
     loss = predicted(law, cell, 3)["loss"]

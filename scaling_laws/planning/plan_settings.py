@@ -10,7 +10,7 @@ from common.errors import BadInput
 from common.files import read_json
 from common.provenance import check_name, latest_run, repository_root, results_folder, source_hash
 
-COMMITTED = "results/reference/scaling_laws/default/fits.json"
+COMMITTED = "results/reference/scaling_laws/full/fits.json"
 
 
 @dataclass(frozen=True)
