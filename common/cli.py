@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import tyro
 
@@ -48,6 +48,11 @@ def parse(
     with contextlib.suppress(argparse.ArgumentError), contextlib.redirect_stderr(io.StringIO()):
         known = first.parse_known_args(arguments)[0]
         values = _from_file(cls, known.from_config) if known.from_config else {}
+        if known.from_config and known.preset and known.preset != values.get("preset", known.preset):
+            raise BadInput(
+                f"--preset {known.preset} and --from-config exclude each other: the file's settings win, "
+                f"which are of --preset {values['preset']}"
+            )
         preset = known.preset or values.get("preset")
         if preset is not None and preset in presets:
             values = {**presets[preset], **values, "preset": preset}
@@ -127,10 +132,11 @@ def run_main(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:
         if not output_is_gone():
             raise
-        discard_output()
+        discard(sys.stdout)
         code = 1
     except KeyboardInterrupt:
-        print(f"\nstopped; what is finished is saved. To go on: {resume_line()}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the terminal may be what has gone
+            print(f"\nstopped; what is finished is saved. To go on: {resume_line()}", file=sys.stderr)
         code = 130
     except (OSError, MemoryError, RuntimeError) as error:
         if not is_limit(error):
@@ -140,14 +146,19 @@ def run_main(main: Callable[[], int | None]) -> None:
     try:
         sys.stdout.flush()
     except OSError as error:  # a full disk behind `> log.txt`: what was computed is in its folder all the same
-        discard_output()
+        discard(sys.stdout)
         code = code or refuse(f"cannot write the output: {error.strerror or error}")
+    try:
+        sys.stderr.flush()
+    except OSError:  # the interpreter would try again at its end, and make 120 of the exit code
+        discard(sys.stderr)
     sys.exit(code or 0)
 
 
 def refuse(sentence: str) -> int:
     """Say what is wrong; exit code 2."""
-    print(f"error: {sentence}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print(f"error: {sentence}", file=sys.stderr)
     return 2
 
 
@@ -169,9 +180,9 @@ def output_is_gone() -> bool:
     return any(found & select.POLLERR for _, found in asked.poll(0))
 
 
-def discard_output() -> None:
-    """Nobody reads our output any more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def discard(stream: IO[str]) -> None:
+    """Nobody reads this stream any more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def check_checkout(script: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from filelock import FileLock
 
 from common.errors import BadInput
-from common.files import atomic_save
+from common.files import atomic_save, remove_stale_temporaries
 from common.provenance import repository_root
 
 TIMEOUT_SECONDS = 20
@@ -75,6 +75,7 @@ def download(urls: Sequence[str], path: Path, sha256: str, unpack: Callable[[byt
     with FileLock(Path(tempfile.gettempdir()) / lock):
         if path.exists():
             return
+        remove_stale_temporaries(path.parent)
         for url in urls:
             try:
                 with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as reply:

@@ -37,7 +37,7 @@ def atomic_save(path: Path, save: Callable[[IO[bytes]], Any]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{this_host()}.{os.getpid()}.tmp")
+    temporary = temporary_of(path)
     try:
         with open(temporary, "wb") as file:
             save(file)
@@ -49,6 +49,11 @@ def atomic_save(path: Path, save: Callable[[IO[bytes]], Any]) -> None:
         if isinstance(error, OSError):
             error.filename, error.filename2 = str(path), None  # a failed write names no file, or the temporary one
         raise
+
+
+def temporary_of(path: Path) -> Path:
+    """The name under which this process makes `path`; `remove_stale_temporaries` knows it."""
+    return path.with_name(f".{path.name}.{this_host()}.{os.getpid()}.tmp")
 
 
 @cache

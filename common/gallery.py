@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from common.errors import BadInput
-from common.files import write_text
+from common.files import remove_stale_temporaries, write_text
 from common.provenance import repository_root
 
 POINTS = 60  # of a run's metrics that the page holds
@@ -297,6 +297,7 @@ def gallery_page(results: Path) -> str:
 
 def refresh(results: Path) -> Path:
     """Write `results/index.html` and return it."""
+    remove_stale_temporaries(results)
     write_text(results / "index.html", gallery_page(results))
     return results / "index.html"
 

@@ -5,9 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from common.cli import shown
+from common.progress import tell
 
 
 class LiveFigure:
@@ -38,12 +37,12 @@ class LiveFigure:
             drawn = self.draw()
         except Exception as error:  # whatever a plotting library throws: the run is worth more
             self.failed = True
-            tqdm.write(f"{self.path.name} cannot be drawn while the run goes on: {type(error).__name__}: {error}")
+            tell(f"{self.path.name} cannot be drawn while the run goes on: {type(error).__name__}: {error}")
             return
         self.seconds += time.perf_counter() - began
         if drawn and not self.drawn:
             self.drawn = True
-            tqdm.write(f"first figure: open {shown(self.path)}")
+            tell(f"first figure: open {shown(self.path)}")
 
 
 def attempt(draw: Callable[[], Any], name: str) -> None:
@@ -51,4 +50,4 @@ def attempt(draw: Callable[[], Any], name: str) -> None:
     try:
         draw()
     except Exception as error:  # whatever a plotting library throws
-        tqdm.write(f"{name} cannot be drawn: {type(error).__name__}: {error}")
+        tell(f"{name} cannot be drawn: {type(error).__name__}: {error}")

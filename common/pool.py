@@ -139,8 +139,9 @@ class _Worker:
         except (EOFError, ConnectionResetError):
             self.process.join()
             code = self.process.exitcode
-            reason = f"was killed by signal {-code}" if code and code < 0 else f"exited with code {code}"
-            return job, (Answer.DIED, f"the worker process {reason} (out of memory?)")
+            killed = f"was killed by signal {-(code or 0)} (out of memory?)"
+            reason = killed if code and code < 0 else f"exited with code {code}"
+            return job, (Answer.DIED, f"the worker process {reason}")
 
 
 def _work(connection: Connection, start: Callable[..., None], start_arguments: tuple) -> None:
@@ -172,6 +173,7 @@ def _run(job: Job, folder: Path) -> tuple[Answer, Any]:
         if result is None:
             result = job.function(**job.arguments)
             write_record(folder / f"{job.key}.json", result)
+            result = read_record(folder / f"{job.key}.json")  # as whoever finds it on the disk will see it
         error_file.unlink(missing_ok=True)
         # Safe only now: whoever still waits for the removed file finds the result as soon as it has the lock.
         with contextlib.suppress(OSError):

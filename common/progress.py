@@ -1,12 +1,22 @@
 """A progress bar on a terminal; elsewhere, in a log file say, a line of text now and then."""
 
+import contextlib
 import sys
 import time
-from typing import Any
+from typing import IO, Any
 
 from tqdm import tqdm
 
 LINE_SECONDS = 30.0
+
+
+def tell(text: str, file: IO[str] | None = None) -> None:
+    """A line above the bar, to standard output by default; nothing where nobody reads it any more, or its disk is full.
+
+    What is only told is worth no run: a signal may have come because the terminal was closed, or have ended `tee` as well.
+    """
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: a signal came in the middle of another write
+        tqdm.write(text, file=file)
 
 
 def progress_bar(**options: Any) -> tqdm:
@@ -48,5 +58,6 @@ class ProgressLines(tqdm):
 
     def _tell(self) -> None:
         self._told, self._told_at = time.monotonic(), self.n
-        self.fp.write(f"{self}\n")
-        self.fp.flush()
+        with contextlib.suppress(OSError):  # a full disk, or a reader that has gone
+            self.fp.write(f"{self}\n")
+            self.fp.flush()

@@ -175,14 +175,15 @@ def available_cores() -> int:
 
 
 def _commit() -> dict[str, Any]:
-    """The commit of this checkout, and whether its files differ from it; None where it is no checkout, or git is not there.
+    """The commit of this checkout, and whether its files differ from it; None where it is no checkout, or git does not say.
 
     A copy of the files inside another repository is not that one's commit.
     """
     top = _git("rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != ROOT:
         return {"git_commit": None, "git_dirty": None}
-    return {"git_commit": _git("rev-parse", "HEAD"), "git_dirty": bool(_git("status", "--porcelain"))}
+    status = _git("status", "--porcelain")
+    return {"git_commit": _git("rev-parse", "HEAD"), "git_dirty": None if status is None else bool(status)}
 
 
 def _git(*arguments: str) -> str | None:
@@ -202,8 +203,21 @@ def _processor() -> str:
 
 
 def command_line() -> str:
-    """The command as it would be typed from the repository root: no absolute path of this machine."""
+    """The command as it would be typed from the repository root.
+
+    Of absolute paths, those in the repository are relative and those in the user's home begin with ~; others stay.
+    """
     script = Path(sys.argv[0])
     with contextlib.suppress(ValueError):
         script = script.resolve().relative_to(ROOT)
-    return shlex.join(["python", script.as_posix() if not script.is_absolute() else script.name, *sys.argv[1:]])
+    words = [re.sub(r"^(--?[\w-]+=)?(/.*|[A-Za-z]:\\.*)$", _nearer, word) for word in sys.argv[1:]]
+    return shlex.join(["python", script.as_posix() if not script.is_absolute() else script.name, *words])
+
+
+def _nearer(found: re.Match[str]) -> str:
+    """A flag and its path, from the repository or from home where it is below."""
+    flag, path = found[1] or "", Path(found[2])
+    if path.is_relative_to(ROOT):
+        return flag + path.relative_to(ROOT).as_posix()
+    home = Path(os.path.expanduser("~"))
+    return f"{flag}~/{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else found[0]

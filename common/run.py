@@ -29,6 +29,7 @@ from common.files import (
     read_record,
     remove_stale_temporaries,
     save_checkpoint,
+    temporary_of,
     write_json,
     write_record,
     write_text,
@@ -70,7 +71,10 @@ class Run:
         wait: bool = False,
     ):
         self.folder, self.results = Path(folder), results
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise BadInput(f"{self.folder} is a file, where a run has its folder: choose another --name") from None
         self._lock = FileLock(self.folder / ".lock")
         if exclusive:
             try:
@@ -80,7 +84,7 @@ class Run:
         try:
             remove_stale_temporaries(self.folder)
             self.config = json.loads(json.dumps(dict(config), default=plain))
-            told = {"arguments": arguments, "differs": dict(differs or {}), "command": command_line()}
+            told = finite({"arguments": arguments, "differs": dict(differs or {}), "command": command_line()})
             self.record = self._same_record({"config": self.config, **told, **environment(device)})
         except BaseException:
             self._lock.release()
@@ -91,7 +95,8 @@ class Run:
         """config.json, which is written where it is missing; BadInput where it is of another configuration."""
         file = self.folder / "config.json"
         with FileLock(self.folder / ".config.lock"):  # of two commands at once, the second sees the first one's file
-            if not file.exists():
+            self._new = not file.exists()
+            if self._new:
                 write_record(file, new)
             record = read_record(file)
         if record.get("config") != self.config:
@@ -106,6 +111,13 @@ class Run:
         if changed and not (self.folder / "summary.json").exists() and multiprocessing.parent_process() is None:
             print(f"NOTE: this run was begun with {'; '.join(changed)}: its last digits may depend on that")
         return record
+
+    def _check_owner(self, kept: str | None, by: Path) -> None:
+        """BadInput where a result is of another configuration, as where config.json was deleted. Older files do not say."""
+        if kept and kept != short_hash(self.config):
+            if self._new:  # it would make strangers of the results and their own command
+                (self.folder / "config.json").unlink(missing_ok=True)
+            raise BadInput(f"{by} is of another configuration: choose another --name, or delete {self.folder}")
 
     def __enter__(self) -> "Run":
         return self
@@ -129,6 +141,7 @@ class Run:
         seal = read_record(self.folder / SEAL_FILE) if (self.folder / SEAL_FILE).exists() else {}
         if not isinstance(summary, dict) or seal.get("summary", checksum(path)) != checksum(path):
             raise BadInput(f"{path} is damaged: delete it and run the command again")
+        self._check_owner(seal.get("config"), path)
         _check_metrics(self.folder / "metrics.csv", seal.get("metrics"), path.name)
         self._check_kept_checkpoint(seal.get("checkpoint"))
         return summary
@@ -151,6 +164,7 @@ class Run:
             write_json(self.folder / "summary.json", {"status": "ok", **summary})
             seal = {"summary": checksum(self.folder / "summary.json"), "metrics": _counted(self.folder / "metrics.csv")}
             seal["checkpoint"] = checksum(checkpoint) if checkpoint.exists() else ""
+            seal["config"] = short_hash(self.config)
             write_record(self.folder / SEAL_FILE, seal)
 
     def fail(self, error: str) -> None:
@@ -181,7 +195,8 @@ class Run:
         The rows that it counts on are on the disk before it.
         """
         counted = _counted(self.folder / "metrics.csv", sync=True)
-        save_checkpoint(self.folder / "checkpoint.pt", {"step": step, "metrics": counted, **state})
+        about = {"step": step, "metrics": counted, "config": short_hash(self.config)}
+        save_checkpoint(self.folder / "checkpoint.pt", {**about, **state})
 
     def resume(self, needs: Iterable[str] = ()) -> dict[str, Any] | None:
         """The last checkpoint, on the CPU, or None. Rows that metrics.csv has beyond its step are dropped.
@@ -190,6 +205,8 @@ class Run:
         """
         path = self.folder / "checkpoint.pt"
         state = load_checkpoint(path, ("step", *needs)) if path.exists() else None
+        if state:
+            self._check_owner(state.pop("config", None), path)
         _cut_metrics(self.folder / "metrics.csv", state["step"] if state else -math.inf)
         if state:
             _check_metrics(self.folder / "metrics.csv", state.pop("metrics", None), "checkpoint.pt")
@@ -262,7 +279,7 @@ def _tell_other_code(file: Path, identity: Mapping[str, Any]) -> None:
 
 def _lead_to(folder: Path, link: Path) -> None:
     """Make `link` a symbolic link to `folder`, in one step; nothing where the file system has none."""
-    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(link)
     with contextlib.suppress(OSError):
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(os.path.relpath(folder, link.parent), target_is_directory=True)

@@ -2,7 +2,7 @@
 
 SIGINT, SIGTERM and SIGHUP mean the same. Outside a training loop they raise KeyboardInterrupt at once (`hear`); inside one
 (`Interrupt`) the first lets the step be finished and saved. What may take long within a step, an evaluation say, asks
-`leave_if_asked()` now and then: it is waited for, but not for long.
+`leave_if_asked()` now and then: it is waited for, but not for long, and then made again from the last checkpoint.
 """
 
 import multiprocessing
@@ -15,11 +15,12 @@ from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any, ClassVar
 
-from tqdm import tqdm
+from common.progress import tell
 
 STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 PATIENCE = 5.0  # seconds that an evaluation may still take, so that its row is not lost
-TOLD = "stopping: what is done is being saved; once more stops at once"
+TOLD = "stopping: this step ends and is saved; once more stops at once"
+LEFT = "the evaluation is left: it and what came after the last checkpoint, 30 s at most, are made again"
 
 
 class Interrupt:
@@ -44,7 +45,7 @@ class Interrupt:
         if self.asked:
             raise KeyboardInterrupt
         self.asked, self._since = True, time.monotonic()
-        tqdm.write(TOLD, file=sys.stderr)
+        tell(TOLD, sys.stderr)
 
     def leave_if_asked(self, seconds: float = 0.0) -> None:
         """KeyboardInterrupt if there was a signal so long ago."""
@@ -55,7 +56,11 @@ class Interrupt:
 def leave_if_asked() -> None:
     """KeyboardInterrupt if there was a signal PATIENCE ago in the loop that this is called from; nothing outside of one."""
     if Interrupt.present:
-        Interrupt.present.leave_if_asked(PATIENCE)
+        try:
+            Interrupt.present.leave_if_asked(PATIENCE)
+        except KeyboardInterrupt:
+            tell(LEFT, sys.stderr)
+            raise
 
 
 def hear() -> None:

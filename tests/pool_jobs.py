@@ -68,6 +68,15 @@ def die_while(flag: Path) -> dict[str, Any]:
     return {"square": -1}
 
 
+def leave(code: int) -> dict[str, Any]:
+    sys.exit(code)
+
+
+def odd() -> dict[str, Any]:
+    """What JSON has in another form."""
+    return {1: 2, "a": (1, 2)}  # type: ignore[dict-item]
+
+
 def refuse() -> dict[str, Any]:
     raise BadInput("the digits are missing: put them there")
 

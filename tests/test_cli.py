@@ -95,6 +95,7 @@ def test_from_config_wins_over_the_preset_and_loses_to_flags(saved):
     assert config("--from_config", file) == expected
     assert config(f"--from-config={file}", "--preset", "quick", "--lr", "0.25").lr == 0.25
     assert config("--from-config", file, "--seed", "8").seed == 8
+    assert "exclude each other" in refusal("--from-config", file, "--preset", "default")
 
 
 def test_from_config_repeats_what_was_saved(saved):

@@ -20,6 +20,7 @@ import pytest
 import common.data
 from common.data import DownloadError, Mnist, cache_root, data_root, download, load_mnist, package_file, sha256_of
 from common.errors import BadInput
+from common.files import this_host
 
 BODY = bytes(range(256)) * 40
 ERROR_PAGE = b"<html>Please log in to the hotel's network</html>"
@@ -100,6 +101,8 @@ def left_in(folder: Path) -> set[str]:
 
 
 def test_the_right_body_is_stored(server, tmp_path):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / f".file.{this_host()}.99999999.tmp").touch()  # of a download that was killed
     download([server.url("good")], tmp_path / "new" / "file", sha256_of(BODY))
     assert (tmp_path / "new" / "file").read_bytes() == BODY
     assert left_in(tmp_path / "new") == {"file"}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import common.run
 from common import gallery
 from common.errors import BadInput
-from common.files import write_json, write_text
+from common.files import this_host, write_json, write_text
 from common.gallery import Figure, card_of, gallery_page, reference_page, refresh, run_folders, thinned
 from common.run import Run
 
@@ -286,8 +286,11 @@ def test_three_hundred_runs_are_no_burden(tmp_path):
 def test_the_end_of_a_run_brings_the_page_up_to_date(tmp_path):
     run = Run(tmp_path / "rl" / "mine", {}, "cpu", results=tmp_path)
     assert not (tmp_path / "index.html").exists()
+    stale = tmp_path / f".index.html.{this_host()}.99999999.tmp"
+    stale.touch()
     run.finish(headline="all is well")
     run.close()
+    assert not stale.exists()
     assert "all is well" in (tmp_path / "index.html").read_text()
 
 

@@ -124,6 +124,18 @@ def test_a_worker_that_is_killed_costs_one_job(tmp_path, folder, calls):
     assert sorted(os.listdir(folder)) == ["a.json", "b.json", "c.json", "dead.json"]
 
 
+def test_a_worker_that_ends_by_itself_is_no_matter_of_memory(folder, calls):
+    done = run_jobs([Job("exit", sys.exit, {}), Job("code", pool_jobs.leave, {"code": 3})], folder)
+    assert done["code"].error == "the worker process exited with code 3"
+    assert done["exit"].error == "the worker process exited with code 0"
+
+
+def test_a_result_is_at_once_as_it_will_be_read(folder):
+    job = Job("odd", pool_jobs.odd, {})
+    first, again = (run_jobs([job], folder)["odd"].result for _ in range(2))
+    assert first == again == {"1": 2, "a": [1, 2]}
+
+
 def stopped_by(job: Job, folder: Path, calls: Path, **pool: Any) -> str:
     with pytest.raises(BadInput) as stop, Pool(1, **{"start": pool_jobs.start, **pool}) as workers:
         list(workers.map([*squares(calls, "a"), job, *squares(calls, "b")], folder))

@@ -255,6 +255,14 @@ def test_the_recorded_command_has_no_folder_of_this_machine(tmp_path, monkeypatc
     assert command_line() == f"python {shown} --seed 3"
 
 
+def test_paths_of_the_recorded_command_are_relative_where_they_can_be(monkeypatch):
+    root = common.provenance.ROOT
+    monkeypatch.setenv("HOME", "/home/anna")
+    words = [f"{root}/data/t.txt", "--name=/home/anna/a", "/data/b", "--lr", "1/2", "/home/annabel"]
+    monkeypatch.setattr(sys, "argv", [str(root / "rl" / "vpg.py"), *words])
+    assert command_line() == "python rl/vpg.py data/t.txt '--name=~/a' /data/b --lr 1/2 /home/annabel"
+
+
 # ---------------------------------------------------------------- the commit
 
 
@@ -278,6 +286,8 @@ def test_the_commit_is_this_checkouts_own(tmp_path, monkeypatch):
     assert clean["git_dirty"] is False
     (tmp_path / "copy" / "new.py").touch()
     assert commit_of() == {**clean, "git_dirty": True}
+    (tmp_path / "copy" / ".git" / "index").write_bytes(b"damaged")
+    assert commit_of() == {**clean, "git_dirty": None}  # git does not say
     monkeypatch.setenv("PATH", "")
     assert commit_of() == unknown  # no git
 

@@ -403,6 +403,7 @@ def test_what_trains_is_the_identity_of_a_run_and_the_report_is_not():
         (("--budgets", "nan"), "--budgets must be positive"),
         (("--seeds", "0"), "--seeds must be positive"),
         (("--minutes", "-1"), "--minutes must be positive"),
+        (("--minutes", "inf"), "leave it out for no limit"),
         (("--workers", "-1"), "must not be negative"),
         (("--dropout", "1"), "--dropout"),
         (("--device", "tpu"), "--device"),

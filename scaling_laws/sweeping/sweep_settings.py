@@ -159,6 +159,8 @@ def _check(given: CommandLine) -> None:
     for name, value in {**positive, "min-samples": given.min_samples, "max-samples": given.max_samples}.items():
         if value is not None and not value > 0:
             raise BadInput(f"--{name} must be positive, not {value}")
+    if given.minutes is not None and not math.isfinite(given.minutes):
+        raise BadInput("--minutes must be a number: leave it out for no limit")
     if given.seed < 0 or given.workers < 0:
         raise BadInput("--seed and --workers must not be negative")
     if not all(math.isfinite(budget) and budget > 0 for budget in given.budgets):

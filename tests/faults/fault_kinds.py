@@ -198,7 +198,11 @@ def damaged(way: str, pattern: str, after_end: bool) -> Fault:
         elif not stopped_place(bench, trial, pattern, place, chance):
             trial.tried = False
             return
-        file = chance.choice(sorted(place.glob(pattern)))
+        files = sorted(place.glob(pattern))
+        if not files:
+            trial.tried = False
+            return
+        file = chance.choice(files)
         trial.done.append(put_code(file, chance) if way == "code" else damage(file, way, chance))
         again(bench, trial, place)
         if list(place.rglob("touched")):

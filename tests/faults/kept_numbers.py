@@ -52,8 +52,8 @@ def numbers(script: Script, place: Path, name: str = "a") -> dict[str, Any]:
 
 
 def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
-    """What is not as it is undisturbed: rows that are lost, wrong numbers."""
-    told = []
+    """What is not as it is undisturbed: rows that are lost, wrong numbers, files that are missing or too many."""
+    told = [f"{key} is too many" for key in found if key not in expected]
     for key, whole in expected.items():
         if key not in found:
             told.append(f"{key} is not there")

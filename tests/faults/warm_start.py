@@ -104,14 +104,17 @@ def become(argv: list[str], folder: str, environment: dict[str, str], out: str, 
 def main() -> None:
     for library in LIBRARIES:
         importlib.import_module(library)
-    answers = os.fdopen(os.dup(1), "w")
-    while line := os.read(0, 1 << 20).decode():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what is in the background deaf to it
+    # A command gets another standard input, and so nothing of the questions. An environment may be longer than a pipe is.
+    questions, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    while line := questions.readline():
         question = json.loads(line)
         if "poll" in question:
             pid, status = os.waitpid(question["poll"], os.WNOHANG)
             answer = os.waitstatus_to_exitcode(status) if pid else None
         elif (answer := os.fork()) == 0:
             answers.close()
+            questions.close()
             become(**question["start"])
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
