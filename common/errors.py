@@ -5,8 +5,7 @@ import os
 
 # What the operating system answers when a folder cannot be written: missing rights, read-only, full, over quota.
 WRITE_ERRNOS = frozenset(
-    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
-    | {errno.ENOTDIR, errno.EISDIR}
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR, errno.EIO}
 )
 TOO_MANY_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 

@@ -257,10 +257,10 @@ def test_the_recorded_command_has_no_folder_of_this_machine(tmp_path, monkeypatc
 
 def test_paths_of_the_recorded_command_are_relative_where_they_can_be(monkeypatch):
     root = common.provenance.ROOT
-    monkeypatch.setenv("HOME", "/home/anna")
-    words = [f"{root}/data/t.txt", "--name=/home/anna/a", "/data/b", "--lr", "1/2", "/home/annabel"]
+    monkeypatch.setenv("HOME", "/people/anna")
+    words = [f"{root}/data/t.txt", "--name=/people/anna/a", "/data/b", "--lr", "1/2", "/people/annabel"]
     monkeypatch.setattr(sys, "argv", [str(root / "rl" / "vpg.py"), *words])
-    assert command_line() == "python rl/vpg.py data/t.txt '--name=~/a' /data/b --lr 1/2 /home/annabel"
+    assert command_line() == "python rl/vpg.py data/t.txt '--name=~/a' /data/b --lr 1/2 /people/annabel"
 
 
 # ---------------------------------------------------------------- the commit

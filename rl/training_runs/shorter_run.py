@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 
 from common.errors import BadInput
-from common.files import atomic_save, load_checkpoint, read_json
+from common.files import atomic_save, load_checkpoint, read_json, save_checkpoint
 from common.run import Run
 
 
@@ -23,12 +23,15 @@ def begin_with_shorter(run: Run, length: str) -> int:
             same = {**other, length: run.config[length]} == run.config
             if same and other[length] < run.config[length] and summary["status"] == "ok":
                 found.append((summary["steps"], path.parent))
-    copies = {"config.json": "began_with.json", "metrics.csv": "metrics.csv", "checkpoint.pt": "checkpoint.pt"}
+    copies = {"config.json": "began_with.json", "metrics.csv": "metrics.csv"}
     for steps, shorter in sorted(found, reverse=True):
         with contextlib.suppress(BadInput, OSError):
-            if load_checkpoint(shorter / "checkpoint.pt")["step"] == steps:
-                read = [(to, (shorter / name).read_bytes()) for name, to in copies.items()]
-                for to, data in read:  # the checkpoint last: without it, what is here counts as nothing
+            state = load_checkpoint(shorter / "checkpoint.pt")
+            if state["step"] == steps:
+                for name, to in copies.items():
+                    data = (shorter / name).read_bytes()
                     atomic_save(run.folder / to, lambda file, data=data: file.write(data))
+                state.pop("config", None)  # whose checkpoint it was; without one, what is here counts as nothing
+                save_checkpoint(run.folder / "checkpoint.pt", state)
                 return steps
     return 0
