@@ -208,6 +208,27 @@ def test_what_was_predicted_and_what_was_measured():
     assert told in one_line(PAGE)
 
 
+def test_the_later_predictions_are_those_of_the_full_sweeps_law():
+    """Committed before their runs, of which those that have been made lie inside."""
+    folder, law = REFERENCE.parent / "later_predictions", read_law(REFERENCE.parent / "full/fits.json")
+    ratios, made = [], 0
+    for path in sorted(folder.glob("*.json"), key=lambda path: float(path.stem)):
+        kept = json.loads(path.read_text())
+        cell = Budget(law, float(path.stem)).cell()
+        assert (cell.width, cell.n_samples) == (kept["cell"]["width"], kept["cell"]["n_samples"])
+        assert predicted(law, cell, 3)["loss"]["hi95"] == pytest.approx(kept["loss"]["hi95"], rel=1e-3)
+        ratios.append(kept["half_width"] / kept["half_width_of_seeds_alone"])
+        if (folder / path.stem).exists():
+            after = json.loads((folder / path.stem / "plan.json").read_text())
+            assert {**after, "measured": None, "crc32": kept["crc32"]} == kept
+            with open(folder / path.stem / "runs.csv", newline="") as file:
+                logs = [math.log(float(row["test_loss"])) for row in csv.DictReader(file)]
+            assert kept["loss"]["lo95"] < math.exp(np.mean(logs)) < kept["loss"]["hi95"]
+            made += 1
+    assert (len(ratios), made) == (5, 2)
+    assert f"intervals {min(ratios):.1f} to {max(ratios):.1f} times as wide as the seeds' alone" in one_line(PAGE)
+
+
 def test_readme_quotes_the_plan_for_1e12():
     law = read_law(REFERENCE.parent / "full/fits.json")
     budget = Budget(law, 1e12)
