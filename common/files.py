@@ -103,6 +103,16 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
+def number_or_text(text: str) -> float | int | str:
+    """A cell of a table, which does not say which of its texts are numbers."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
 # ---------------------------------------------------------------- JSON
 
 

@@ -9,7 +9,7 @@ CONFIG_JSON = {
     "device": "cpu, cuda or mps",
     "versions": "of Python and of the packages that numbers depend on",
     "git_commit": "of this checkout; null where it is none",
-    "git_dirty": "whether files differed from that commit",
+    "git_dirty": "whether files differed from that commit; null where git does not say",
     "system": "operating system and architecture",
     "processor": "its name",
     "cores": "that the process might use",

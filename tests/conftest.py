@@ -16,12 +16,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
-def _signals_as_before():
-    """A script that a test runs in this process takes its signals."""
+def _process_as_before():
+    """A script that a test runs in this process takes its signals, and rounds the smallest numbers to 0."""
     before = {number: signal.getsignal(number) for number in STOPS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(autouse=True)

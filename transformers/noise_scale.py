@@ -35,7 +35,7 @@ from common.errors import BadInput
 from common.files import finite, write_csv, write_json
 from common.live import attempt
 from common.pool import Job, Pool
-from common.progress import progress_bar
+from common.progress import progress_bar, tell
 from common.provenance import available_cores
 from common.run import Run, open_run
 from critical_batch.arm_tables import ArmResult, arm_result, measuring_point
@@ -74,7 +74,7 @@ class Cells:
         for end in (self._pool or Pool(0, start_worker)).map(jobs, self.folder):
             self.bar.update()
             if end.result is None:
-                tqdm.write(f"failed: {end.job.key}: {end.error}")
+                tell(f"failed: {end.job.key}: {end.error}")
             else:
                 found[end.job.key] = {**end.result, "seed": end.job.arguments["seed"]}
         return found

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import BadInput
+from common.files import number_or_text
 from rl_report.comparison_report import Results
 from rl_settings.compare_settings import Arm
 
@@ -50,13 +51,3 @@ def arm_and_seed(row: dict[str, str]) -> tuple[Arm, int]:
 def rest_of(row: dict[str, str]) -> dict[str, Any]:
     """What a row says of it: numbers as numbers, what is empty not at all."""
     return {name: number_or_text(value) for name, value in row.items() if name not in OF_AN_ARM and value != ""}
-
-
-def number_or_text(text: str) -> float | int | str:
-    """A table does not say which of its texts are numbers."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from arms.arm_findings import arm_findings
-from common.files import finite, write_json
+from common.files import finite, number_or_text, write_json
 from common.live import attempt
 from common.plots import save_figure, style
 from law_report.arm_figures import draw_copies, draw_habits
@@ -26,16 +26,7 @@ def write_arms(folder: Path) -> None:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a sweep's table, its numbers as numbers; where a run diverged its loss is ""."""
     with open(path, newline="", encoding="utf-8") as file:
-        return [{name: _number(value) for name, value in row.items()} for row in csv.DictReader(file)]
-
-
-def _number(text: str) -> str | int | float:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
+        return [{name: number_or_text(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def draw_arms(found: dict[str, Any], folder: Path, title: str) -> None:

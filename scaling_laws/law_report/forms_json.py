@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
 from common.files import finite
 from common.plots import PALETTE, new_figure
@@ -94,7 +95,7 @@ def _errors_panel(axes: Axes, rivals: list[Rival], chosen: str, noise: float | N
         axes.plot(rival.error, i, "o", color=PALETTE[1] if rival.name == chosen else PALETTE[0])
     if noise:
         axes.axvline(noise, color="black", lw=0.8, ls=":", label="seed noise of a cell's mean")
-        axes.legend(loc="lower right")
+        axes.legend(loc="upper right")  # where the errors are least
     axes.set_yticks(range(len(order)), [rival.name for rival in order])
     axes.set(xlim=(0, None), xlabel="error of log loss, root mean square")
     axes.set_title("Held-out error (dots: each way of holding out)", loc="left")
@@ -112,5 +113,8 @@ def _extrapolation_panel(axes: Axes, result: Analysis, way: str) -> None:
         spread = 1.96 * cells.noise / np.sqrt(cells.seeds.mean())
         axes.axhspan(-spread, spread, color="0.9", zorder=0, label="95% of the seeds' noise")
     axes.set(xscale="log", xlabel="compute C, FLOP", ylabel="log predicted − log observed")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(10, 10)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title(f"Predicted from {way.replace('<=', '≤')}: rms (bias)", loc="left")
     axes.legend(fontsize=7)

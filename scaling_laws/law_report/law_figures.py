@@ -204,8 +204,9 @@ def _compute_panel(axes: Axes, result: Analysis, fits: dict[str, Any]) -> None:
         label = law_label("frontier", result.by_compute, fits["loss_vs_compute"])
         _law(axes, result.by_compute, "black", label, points=False)
     axes.set(xscale="log", yscale="log", xlabel="compute C, FLOP", title="Loss against compute (dots: runs)")
-    axes.legend(title="parameters N", fontsize=7, title_fontsize=7, ncols=3, loc="upper center")
-    headroom(axes, 0.4)
+    tight: dict[str, Any] = {"columnspacing": 0.8, "handletextpad": 0.2, "borderaxespad": 0.1}
+    axes.legend(title="parameters N", fontsize=7, title_fontsize=7, ncols=3, loc="upper right", **tight)
+    headroom(axes, 0.6)
 
 
 def _slices_panel(axes: Axes, laws: list[tuple[float, PowerLaw]], items: list[dict[str, Any]], label: str) -> None:
