@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from common.cli import run_main
 from law_report.fits_json import to_json
 from law_report.formulae import formulae, number
 from laws.analysis import analyse
-from laws.run_table import Runs, read_table
+from laws.run_table import Runs, Table, read_table
 from synthetic_law import LAW, isoflop_table, table
 
 
@@ -191,3 +192,14 @@ def test_earlier_results_survive_a_bad_table(tmp_path, monkeypatch, capsys):
 )
 def test_number(value, text):
     assert number(value) == text
+
+
+def test_a_constant_beyond_every_number_is_null_in_the_file():
+    """As B = L D^beta is where noise makes beta a hundred: once an error after all the training."""
+    result = analyse(Table(isoflop_table(noise=0.02, seeds=2), 0, ""), 1e-3)
+    assert result.other_q is not None
+    huge = replace(result.other_q, value={**result.other_q.value, "B": math.inf})
+    fits = to_json(replace(result, other_q=huge))
+    json.dumps(fits, allow_nan=False)
+    assert fits["q_free" if huge.free_q else "q_1"]["B"]["value"] is None
+    assert "approach" in formulae(fits)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from common.files import finite
 from law_report.forms_json import forms_json
 from law_report.kept_json import keep_law
 from laws.analysis import Analysis
@@ -58,9 +59,10 @@ def power_law_json(law: PowerLaw, **at: float) -> dict[str, Any]:
 def to_json(result: Analysis) -> dict[str, Any]:
     """fits.json: the parametric law at the top, the other approaches beside it.
 
-    To DIGITS digits: the last ones hang on where in memory the processor's matrix routines find their numbers.
+    To DIGITS digits: the last ones hang on where in memory the processor's matrix routines find their numbers. None for a
+    constant beyond every number, as B = L D^beta is where noise makes beta a hundred.
     """
-    return rounded(_all_parts(result))
+    return finite(rounded(_all_parts(result)))
 
 
 def rounded(value: Any, digits: int = DIGITS) -> Any:
