@@ -337,4 +337,4 @@ def test_a_changed_checkpoint_is_one_sentence(tmp_path, change):
 def test_a_checkpoint_holds_no_code(tmp_path):
     saved(tmp_path / "checkpoint.pt", "bpe")
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert state.keys() == {"step", "shape", "model", "vocabulary", "task", "hashing"}
+    assert state.keys() == {"step", "shape", "model", "finished", "vocabulary", "task", "hashing"}

@@ -259,7 +259,7 @@ def checkpoint_of(kind: str) -> str:
 
 def test_a_prompt_longer_than_the_context_is_told(place, monkeypatch, capsys):
     path = checkpoint_of("char")
-    context = load_text_model(Path(path), torch.device("cpu"))[0].shape.context
+    context = load_text_model(Path(path), torch.device("cpu"))[0].context
     for length, told in ((context, False), (context + 1, True)):
         prompt = "to be " * 99
         assert inline(monkeypatch, "--checkpoint", path, "--prompt", prompt[:length], "--tokens", "3") == 0

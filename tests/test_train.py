@@ -70,7 +70,10 @@ def test_a_text_run(lm_folder, monkeypatch, capsys, tokenizer, arch):
     # the losses from the saved model on the last tenth of the file, and their bits per character of the text itself
     validation = TEXT[int(0.9 * len(TEXT)) :]
     ids = torch.from_numpy(vocabulary.encode(validation))
-    cold, sliding = token_losses(trained.model, ids, 16)
+    nets_cold, _ = token_losses(trained.model, ids, 16)
+    assert summary["val_loss_nets"] == pytest.approx(float(nets_cold.mean()), abs=1e-5)
+    assert (summary["mixed_counts"] is None) == (arch == "vaswani")
+    cold, sliding = trained.mixture.losses(ids)
     assert summary["val_loss"] == pytest.approx(float(cold.mean()), abs=1e-5)
     assert summary["val_loss_sliding"] == pytest.approx(float(sliding.mean()), abs=1e-5)
     predicted = vocabulary.decode(ids[1:])

@@ -74,10 +74,8 @@ def main() -> int:
     start = "\n" if b"\n" in vocabulary.tokens else vocabulary.tokens[0].decode("utf-8", "replace")
     text = start if config.prompt is None else config.prompt
     prompt = torch.from_numpy(vocabulary.encode(text, strict=True))[None].to(device)
-    if prompt.size(1) > model.shape.context:
-        told = (
-            f"NOTE: the prompt has {prompt.size(1):,} tokens, of which the model reads the last {model.shape.context:,}"
-        )
+    if prompt.size(1) > model.context:
+        told = f"NOTE: the prompt has {prompt.size(1):,} tokens, of which the model reads the last {model.context:,}"
         print(told, file=sys.stderr)
     random = torch.Generator(device).manual_seed(derived_seed(config.seed, 0))
     print(f"from {shown(path)}", file=sys.stderr)

@@ -39,8 +39,9 @@ from common.keeping import Keeper
 from common.live import LiveFigure, attempt
 from common.provenance import available_cores, source_hash
 from common.run import Run, open_run, read_metrics
-from lm_evaluation.checkpoints import checkpoint_state
-from lm_evaluation.measurements import curve_point
+from lm_evaluation.checkpoints import checkpoint_state, mixture_state
+from lm_evaluation.measurements import curve_point, learnt_mixture
+from lm_evaluation.mixture import Mixture
 from lm_evaluation.step_budget import Clock, Plan, decide, make_plan
 from lm_report.train_report import anchor_words, draw, draw_missing, draw_so_far, headline, measured_on, report
 from lm_settings.choices import INTEGER_TASKS
@@ -69,11 +70,12 @@ def update(learner: Learner, step: int, steps: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Progress:
-    """What training came to: steps made, its seconds, and whether it diverged."""
+    """What training came to: steps made, its seconds, whether it diverged; of a text, what predicts from now on."""
 
     steps: int
     seconds: float
     diverged: bool
+    mixture: Mixture | None = None
 
 
 def train(run: Run, learner: Learner, plan: Plan, clock: Clock, dtype: torch.dtype, figure: LiveFigure) -> Progress:
@@ -83,7 +85,7 @@ def train(run: Run, learner: Learner, plan: Plan, clock: Clock, dtype: torch.dty
     A loss that is not finite, or at the end no better than guessing, is a divergence.
     """
     done, total = 0, torch.zeros((), device=learner.device)  # the sum of the losses since the last row
-    if state := run.resume(("model", "optimizer", "seconds", "minutes", "total")):
+    if state := run.resume(("model", "finished", "optimizer", "seconds", "minutes", "total")):
         done, total = go_on_from(state, learner, clock)
     else:
         clock.training_begins()
@@ -99,7 +101,10 @@ def train(run: Run, learner: Learner, plan: Plan, clock: Clock, dtype: torch.dty
 
     with Keeper(run, plan.steps, state_now, done, SAVE_SECONDS, figure) as keep:
         while keep.done < keep.total:
-            total = total + update(learner, keep.done, keep.total)
+            member, step = divmod(keep.done, plan.steps_each)
+            if member > len(learner.finished):
+                learner.next_member()
+            total = total + update(learner, step, plan.steps_each)
             keep.made(keep.done + 1)
             if not plan.final and keep.done == plan.revised_at:
                 plan = decide(plan, run, learner, clock, keep.done)
@@ -107,7 +112,8 @@ def train(run: Run, learner: Learner, plan: Plan, clock: Clock, dtype: torch.dty
             if keep.done in plan.rows:
                 loss = float(total) / (keep.done - since)
                 columns = curve_point(learner, dtype)
-                if diverged(run, learner, loss, columns["val_loss"], keep.done == keep.total and len(plan.rows) > 1):
+                member_ends = keep.done % plan.steps_each == 0
+                if diverged(run, learner, loss, columns["val_loss"], member_ends and len(plan.rows) > 1):
                     return Progress(keep.done, clock.seconds, True)
                 total, since = torch.zeros_like(total), keep.done
                 row = {"tokens": keep.done * learner.tokens_per_step, "minutes": clock.minutes, "train_loss": loss}
@@ -115,7 +121,10 @@ def train(run: Run, learner: Learner, plan: Plan, clock: Clock, dtype: torch.dty
                 told = f"train {loss:.3f}, validation {columns['val_loss']:.3f}"
                 keep.row(told, step=keep.done, **row, **columns, **noise)
             keep.save()
-        return Progress(keep.done, clock.seconds, False)
+        seconds, mixture = clock.seconds, learnt_mixture(learner)
+        if mixture and mixture.ngram:
+            run.save(keep.done, {**(state_now() or {}), **mixture_state(learner, mixture)})
+        return Progress(keep.done, seconds, False, mixture)
 
 
 def kept_state(learner: Learner, clock: Clock) -> dict[str, Any]:
@@ -123,7 +132,7 @@ def kept_state(learner: Learner, clock: Clock) -> dict[str, Any]:
     vocabulary = learner.text.vocabulary if learner.text else None
     noise = {"noise": learner.tracker.state()} if learner.tracker else {}
     return {
-        **checkpoint_state(learner.model, vocabulary, learner.settings.task),
+        **checkpoint_state(learner.model, vocabulary, learner.settings.task, learner.finished),
         **{"seconds": clock.seconds, "minutes": clock.minutes, "optimizer": learner.optimizer.state_dict()},
         **noise,
     }
@@ -131,6 +140,9 @@ def kept_state(learner: Learner, clock: Clock) -> dict[str, Any]:
 
 def go_on_from(state: dict[str, Any], learner: Learner, clock: Clock) -> tuple[int, Tensor]:
     """Put everything where a checkpoint left it: the steps done, and the sum of the losses since the last row."""
+    for finished in state["finished"]:
+        learner.finished.append(finished)
+    learner.begin()
     learner.model.load_state_dict(state["model"])
     learner.optimizer.load_state_dict(state["optimizer"])
     if learner.tracker:
@@ -208,15 +220,16 @@ def carry_out(
     to_beat = kept_anchors(run, settings, text) if text else {}
     learner = Learner(settings, text, device, dtype)
     plan = make_plan(learner, run, clock, update)
-    n_params = sum(p.numel() for p in learner.model.parameters())
+    n_params = plan.members * sum(p.numel() for p in learner.model.parameters())
     tokens = plan.steps * learner.tokens_per_step
-    epochs = f", {tokens / len(text.train):.1f} epochs" if text else ""
+    epochs = f", {tokens / len(text.learnt):.1f} epochs" if text else ""
     about = "" if plan.final else "about "
-    print(f"plan: {n_params:,} parameters, {about}{plan.steps:,} steps, {tokens:,} tokens{epochs}")
+    nets = f"{plan.members} nets with " if plan.members > 1 else ""
+    print(f"plan: {nets}{n_params:,} parameters, {about}{plan.steps:,} steps, {tokens:,} tokens{epochs}")
     print(f"results: {shown(run.folder)}")
     figure = LiveFigure(run.folder / "loss.png", lambda: draw_so_far(run, learner, to_beat))
     progress = train(run, learner, plan, clock, dtype, figure)
-    numbers = {} if progress.diverged else report(run, learner, to_beat)
+    numbers = {} if progress.diverged else report(run, learner, to_beat, progress.mixture)
     done = progress.steps * learner.tokens_per_step
     summary = {
         "status": "diverged" if progress.diverged else "ok",

@@ -1,9 +1,11 @@
 """A trained decoder in its file: what a checkpoint holds, how it is read, and which one is the latest."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from common.errors import BadInput
@@ -12,26 +14,59 @@ from common.provenance import latest_run, results_folder
 from decoder_model.decoder import Decoder, Shape
 from decoder_model.kernels import kernels_for
 from decoder_model.ngram_tables import hash_factor
+from lm_evaluation.mixture import Mixture
 from lm_settings.choices import MODERN
+from optimisation.lm_learner import Learner
 from texts.vocabulary import Vocabulary, from_state
+from texts.word_ngram import WordNGram, count_words
 
 HASHING = 2  # which hash the n-gram tables were learnt with; the first one is another for some sizes of vocabulary
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A decoder from a checkpoint; `vocabulary` is None for integers."""
+    """What a checkpoint predicts with; `vocabulary` is None for integers."""
 
-    model: Decoder
+    mixture: Mixture
     vocabulary: Vocabulary | None
     task: str
 
+    @property
+    def model(self) -> Decoder:
+        """The decoder that was trained last, of most runs the only one."""
+        return self.mixture.nets[-1]
 
-def checkpoint_state(model: Decoder, vocabulary: Vocabulary | None, task: str) -> dict[str, Any]:
-    """What `load_trained` needs, as tensors and plain values."""
+
+def checkpoint_state(
+    model: Decoder, vocabulary: Vocabulary | None, task: str, finished: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """What `load_trained` needs of decoders, as tensors and plain values; `finished` are the states of earlier ones."""
     shape = {**asdict(model.shape), "parts": list(model.shape.parts)}
     state = vocabulary.state() if vocabulary else None
-    return {"shape": shape, "model": model.state_dict(), "vocabulary": state, "task": task, "hashing": HASHING}
+    about = {"vocabulary": state, "task": task, "hashing": HASHING}
+    return {"shape": shape, "model": model.state_dict(), "finished": list(finished), **about}
+
+
+def mixture_state(learner: Learner, mixture: Mixture) -> dict[str, Any]:
+    """What `load_trained` needs besides of a mixture with an n-gram: the text that this is counted in, and the trust."""
+    assert learner.text is not None
+    assert mixture.ngram is not None
+    shape = [mixture.ngram.letters, mixture.ngram.words]
+    counted = {
+        "text": learner.text.learnt.cpu(),
+        "blocks": [list(block) for block in learner.text.blocks],
+        "shape": shape,
+    }
+    return {"counted": counted, "trust": mixture.trust.tolist()}
+
+
+def counted_again(counted: dict[str, Any], vocabulary: Vocabulary) -> WordNGram:
+    """The n-gram of such a state."""
+    letters, words = counted["shape"]
+    ngram = count_words(counted["text"].numpy(), vocabulary, (letters, words))
+    for block, before in counted["blocks"]:
+        ngram.learn(block.numpy(), before)
+    return ngram
 
 
 def load_trained(path: Path, device: torch.device) -> Trained:
@@ -44,18 +79,26 @@ def load_trained(path: Path, device: torch.device) -> Trained:
             raise ValueError("impossible sizes")
         if not set(shape.parts) <= set(MODERN):
             raise ValueError("unknown parts")
-        model = Decoder(shape, kernels=kernels_for(device))
-        model.load_state_dict(state["model"])
+        nets = []
+        for one in (*state.get("finished", ()), state["model"]):
+            nets.append(Decoder(shape, kernels=kernels_for(device)))
+            nets[-1].load_state_dict(one)
+            nets[-1].to(device).eval()
         vocabulary = from_state(state["vocabulary"]) if state["vocabulary"] is not None else None
         if vocabulary is not None and vocabulary.size != shape.vocabulary:
             raise ValueError("the vocabulary is another model's")
+        ngram, trust = None, np.zeros(1)
+        if vocabulary is not None and "counted" in state:
+            ngram, trust = counted_again(state["counted"], vocabulary), np.array(state["trust"], dtype=float)
+            if trust.shape != (ngram.depth + 1,) or not ((trust >= 0) & (trust <= 1)).all():
+                raise ValueError("impossible trust")
         task = str(state["task"])
         rehashed = "ngrams" in shape.parts and hash_factor(shape.vocabulary + 1) > shape.vocabulary + 1
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError, ZeroDivisionError):
         raise BadInput(f"{path} is not a checkpoint of this version of transformers/train.py") from None
     if rehashed and state.get("hashing") != HASHING:
         raise BadInput(f"{path} is of an older version, whose n-gram tables lost the oldest tokens: train again")
-    return Trained(model.to(device).eval(), vocabulary, task)
+    return Trained(Mixture(tuple(nets), ngram, trust), vocabulary, task)
 
 
 def text_checkpoint(checkpoint: str | None, results_dir: str | None) -> Path:
@@ -65,9 +108,9 @@ def text_checkpoint(checkpoint: str | None, results_dir: str | None) -> Path:
     return latest_run(results_folder(results_dir, "transformers"), "checkpoint.pt", "anchors.json") / "checkpoint.pt"
 
 
-def load_text_model(path: Path, device: torch.device) -> tuple[Decoder, Vocabulary]:
-    """The decoder and the vocabulary of a checkpoint; BadInput if it was trained on integers."""
+def load_text_model(path: Path, device: torch.device) -> tuple[Mixture, Vocabulary]:
+    """What a checkpoint predicts with, and its vocabulary; BadInput if it was trained on integers."""
     trained = load_trained(path, device)
     if trained.vocabulary is None:
         raise BadInput(f"{path} was trained on integers ({trained.task}), not on a text")
-    return trained.model, trained.vocabulary
+    return trained.mixture, trained.vocabulary

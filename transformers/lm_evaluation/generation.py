@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from decoder_model.decoder import Cache, Decoder
+from lm_evaluation.mixture import Mixture
+from texts.word_ngram import REACH
 
 
 def choose(logits: Tensor, temperature: float, top_k: int, top_p: float, random: torch.Generator) -> Tensor:
@@ -31,7 +33,7 @@ def choose(logits: Tensor, temperature: float, top_k: int, top_p: float, random:
 
 @torch.no_grad()
 def generate(
-    model: Decoder,
+    model: Decoder | Mixture,
     prompt: Tensor,
     tokens: int,
     temperature: float = 1.0,
@@ -41,24 +43,41 @@ def generate(
 ) -> Iterator[Tensor]:
     """`tokens` ids (B, 1), one at a time, that continue `prompt` (B, T).
 
-    The model reads at most its context. When that is full, its second half is read again as a new beginning, so that
-    positions stay among those it was trained on.
+    The nets read at most their context. When that is full, its second half is read again as a new beginning, so that
+    positions stay among those they were trained on. An n-gram sees all that was read.
     """
+    mixture = Mixture((model,)) if isinstance(model, Decoder) else model
     random = random or torch.Generator(prompt.device).manual_seed(0)
-    context = model.shape.context
-    read = prompt[:, -context:]
-    empty = model.embedding.new_empty(0, dtype=model.compute)
-    cache = Cache(model.shape, len(prompt), context, empty)
-    logits = model(read, cache)[:, -1]
+    context, read = mixture.context, prompt
+    readers = [Reader(net, prompt[:, -context:]) for net in mixture.nets]
     for left in range(tokens, 0, -1):
+        logits = mixture.log_probabilities([reader.logits for reader in readers], read)
         token = choose(logits, temperature, top_k, top_p, random)
         yield token
         if left == 1:
             return
-        if cache.length < context:
-            read = torch.cat([read, token], 1)
-            logits = model(token, cache)[:, -1]
+        read = torch.cat([read, token], 1)[:, -max(context, REACH) :]
+        for reader in readers:
+            reader.read(token, read)
+
+
+class Reader:
+    """A decoder that reads on, with the keys and values of what it has read."""
+
+    def __init__(self, net: Decoder, prompt: Tensor):
+        self.net = net
+        self.begin(prompt)
+
+    def begin(self, ids: Tensor) -> None:
+        """Read `ids` (B, T) as the beginning of a text."""
+        context, empty = self.net.shape.context, self.net.embedding.new_empty(0, dtype=self.net.compute)
+        self.cache = Cache(self.net.shape, len(ids), context, empty)
+        self.logits = self.net(ids, self.cache)[:, -1]  # (B, V)
+
+    def read(self, token: Tensor, all_read: Tensor) -> None:
+        """Read one more token (B, 1), the last of `all_read` (B, n)."""
+        context = self.net.shape.context
+        if self.cache.length < context:
+            self.logits = self.net(token, self.cache)[:, -1]
         else:
-            read = torch.cat([read, token], 1)[:, -max(1, context // 2) :]
-            cache = Cache(model.shape, len(prompt), context, empty)
-            logits = model(read, cache)[:, -1]
+            self.begin(all_read[:, -max(1, context // 2) :])

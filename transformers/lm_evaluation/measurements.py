@@ -1,5 +1,6 @@
 """What is measured of a net in training: a point of its validation curve, and the numbers that it ends with."""
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,15 @@ from lm_evaluation.lm_losses import (
     bits_per_character,
     evaluating,
     score_integers,
-    token_losses,
     window_losses,
 )
+from lm_evaluation.mixture import Mixture, learn_trust
 from optimisation.lm_learner import Learner
 from texts.anchors import longest_match, second_half
 from texts.integer_tasks import IntegerTask
 from texts.seeds import derived_seed
 from texts.tokenized_text import Text
+from texts.word_ngram import choose_shape, count_words
 
 CURVE_TOKENS = 16_384  # of the validation text, for the points of the curve; the final number is on all of it
 CURVE_SEQUENCES = 256  # of an integer task, for the same; the final number is on lm_losses.SEQUENCES of them
@@ -54,10 +56,31 @@ def predictions_to_make(learner: Learner) -> tuple[float, float]:
     return last, min(CURVE_TOKENS, last) / 2  # the curve's in the training's dtype, which is faster
 
 
-def text_summary(learner: Learner, text: Text, to_beat: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray, str]:
+def learnt_mixture(learner: Learner) -> Mixture | None:
+    """What predicts at the end of a text run: all nets, and an n-gram with the trust that the held-back slice gives it."""
+    text = learner.text
+    if text is None:
+        return None
+    nets = learner.all_members()
+    if not len(text.held):
+        return Mixture(nets)
+    learnt, held = text.learnt.cpu().numpy(), text.held.cpu().numpy()
+    shape = choose_shape(learnt, held, text.vocabulary)
+    ngram = count_words(learnt, text.vocabulary, shape)
+    _, sliding = Mixture(nets).net_losses(text.held)
+    trust = learn_trust(np.exp(-sliding.astype(np.float64)), *ngram.probabilities(held), ngram.depth)
+    for block, before in text.blocks:  # which the nets will never know
+        ngram.learn(block.numpy(), before)
+    return Mixture(nets, ngram, trust)
+
+
+def text_summary(
+    learner: Learner, text: Text, mixture: Mixture, to_beat: dict[str, Any]
+) -> tuple[dict[str, Any], np.ndarray, str]:
     """The numbers of a text run, the cold losses by position in the window (T,), and a sample."""
-    context = learner.model.shape.context
-    cold, sliding = token_losses(learner.model, text.validation, context)
+    context = mixture.context
+    nets_cold, nets_sliding = mixture.net_losses(text.validation)
+    cold, sliding = mixture.mixed(text.validation, nets_cold, nets_sliding)
     whole = cold[: len(cold) // context * context]
     by_position = whole.reshape(-1, context).mean(0) if len(whole) else cold
     half = max(second_half(len(text.validation)), 1)
@@ -67,7 +90,7 @@ def text_summary(learner: Learner, text: Text, to_beat: dict[str, Any]) -> tuple
         """Nats per character of the tokens `half` … n - 1, of which losses (n - 1,) begin with token 1's."""
         return float(losses[half - 1 :].sum()) / characters
 
-    sample = text_sample(learner, text)
+    sample = text_sample(learner, text, mixture)
     match, recited = longest_match(sample, text.corpus.train)
     numbers = {
         "val_loss": float(cold.mean()),
@@ -76,6 +99,10 @@ def text_summary(learner: Learner, text: Text, to_beat: dict[str, Any]) -> tuple
         "val_bits_per_char_sliding": bits_per_character(float(sliding.sum()), text.characters),
         "val_nats_per_char_second_half": after(cold),
         "val_nats_per_char_sliding_second_half": after(sliding),
+        "val_loss_nets": float(nets_cold.mean()),
+        "members": len(mixture.nets),
+        "trust": float(mixture.trust.mean()) if mixture.ngram else None,
+        "mixed_counts": mixture.ngram.size if mixture.ngram else None,
         "val_tokens": len(cold),
         "val_characters": text.characters,
         "sample_longest_match": match,
@@ -85,13 +112,14 @@ def text_summary(learner: Learner, text: Text, to_beat: dict[str, Any]) -> tuple
     return numbers, by_position, sample
 
 
-def text_sample(learner: Learner, text: Text) -> str:
-    """SAMPLE_TOKENS tokens that continue a new line; the model stays on the CPU."""
+def text_sample(learner: Learner, text: Text, mixture: Mixture) -> str:
+    """SAMPLE_TOKENS tokens that continue a new line; the nets stay on the CPU."""
     prompt = text.vocabulary.encode("\n") if "\n" in text.corpus.train else text.train[:1].cpu().numpy()
     random = torch.Generator().manual_seed(derived_seed(learner.settings.seed, 0))
-    model = learner.model.cpu()
-    with evaluating(model):
-        tokens = generate(model, torch.from_numpy(prompt).long()[None], SAMPLE_TOKENS, 0.8, random=random)
+    with contextlib.ExitStack() as stack:
+        for net in mixture.nets:
+            stack.enter_context(evaluating(net.cpu()))
+        tokens = generate(mixture, torch.from_numpy(prompt).long()[None], SAMPLE_TOKENS, 0.8, random=random)
         return text.vocabulary.decode([int(token) for token in tokens])
 
 

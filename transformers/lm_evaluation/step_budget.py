@@ -28,9 +28,14 @@ from optimisation.learning_rates import FLAT
 from optimisation.lm_learner import Learner
 
 ROWS = 24  # of metrics.csv, denser at the beginning
+FEWEST_ROWS = 6  # of each of several nets
 QUICK_SECONDS = 10.0  # of training that the quick preset gets at least, on a slow machine too
+EPOCHS = 4.0  # after which more reading of a text no longer helps a net, and another net does
+MOST_MEMBERS = 8
 REVISE = 0.3  # of the planned steps, after which their number is decided for good; less than FLAT
-FINISH_SECONDS = 5.0  # figures, a sample of SAMPLE_TOKENS, the last checkpoint
+FINISH_SECONDS = 4.0  # figures, the last checkpoint
+SAMPLE_SECONDS = 1.0  # of each net, for its part in a sample of SAMPLE_TOKENS
+COUNT_SECONDS = 3e-6  # a token, to count the n-gram that is mixed in
 CALIBRATION_SECONDS = 0.7  # a guess is enough: `revise` decides
 
 Update = Callable[[Learner, int, int], Tensor]  # train.py's step: what learns, the step's number, the steps in all
@@ -67,15 +72,26 @@ class Plan:
     final: bool = True
     deadline_minutes: float = 0.0
     """when training is to end, in minutes since the command began; 0 where the steps were given"""
+    members: int = 1
+    """nets that are trained one after the other, with as many steps each"""
     threads: int = 0
     """of the CPU: sums over another number of them are not the same to the bit; 0 on an accelerator"""
 
+    @property
+    def steps_each(self) -> int:
+        """The steps of one net."""
+        return self.steps // self.members
+
     @cached_property
     def rows(self) -> list[int]:
-        """The steps after which a row of metrics.csv is written, ROWS of them or so, denser at the beginning."""
-        first, last = (
-            {max(1, round(n * (i / ROWS) ** 1.5)) for i in range(1, ROWS + 1)} for n in (self.first_steps, self.steps)
-        )
+        """The steps after which a row of metrics.csv is written, about ROWS, denser where a net begins."""
+        of_each = max(FEWEST_ROWS, ROWS // self.members)
+
+        def of_all(each: int) -> set[int]:
+            places = {max(1, round(each * (i / of_each) ** 1.5)) for i in range(1, of_each + 1)}
+            return {member * each + place for member in range(self.members) for place in places}
+
+        first, last = of_all(self.first_steps // self.members), of_all(self.steps_each)
         cut = self.revised_at or 0
         return sorted({row for row in first if row <= cut} | {row for row in last if row > cut})
 
@@ -100,7 +116,10 @@ def make_plan(learner: Learner, run: Run, clock: Clock, update: Update) -> Plan:
     twin = Learner(settings, learner.text, learner.device, learner.model.compute)
     threads = choose_threads(twin, update)
     if steps := settings.steps or steps_of(given, settings):
-        plan = Plan(steps, steps, threads=threads)
+        members = max(1, settings.members)
+        if steps % members:
+            raise BadInput(f"--steps {steps} cannot be shared by --members {members}: give a multiple")
+        plan = Plan(steps, steps, members=members, threads=threads)
     else:
         plan = plan_for_minutes(learner, run, clock, twin, update, threads)
     keep_plan(run, plan)
@@ -149,12 +168,11 @@ def plan_for_minutes(learner: Learner, run: Run, clock: Clock, twin: Learner, up
     """
     settings = learner.settings
     step_seconds, token_seconds = calibrate(twin, update)
-    last, point = predictions_to_make(learner)
-    deadline = settings.minutes - (last * token_seconds + FINISH_SECONDS) / 60
-    left = 60 * (deadline - clock.minutes) - ROWS * point * token_seconds
-    if settings.preset == "quick":
-        left = max(left, QUICK_SECONDS)
-    steps = int(left / step_seconds)
+    members = settings.members or 1
+    deadline, left = time_to_train(learner, clock, members, token_seconds)
+    if not settings.members and (members := members_for(learner, int(left / step_seconds))) > 1:
+        deadline, left = time_to_train(learner, clock, members, token_seconds)
+    steps = int(left / step_seconds) // members * members
     if steps < 1:
         run.close()
         shutil.rmtree(run.folder)  # nothing is in it yet, and another budget may want its name
@@ -171,8 +189,21 @@ def plan_for_minutes(learner: Learner, run: Run, clock: Clock, twin: Learner, up
         )
     # While the learning rate is flat, the number of steps has had no influence yet and can still be corrected. The
     # paper's schedule is never flat: there the first guess stays.
-    revised_at = None if learner.paper else int(REVISE * steps) or None
-    return Plan(steps, steps, revised_at, final=revised_at is None, deadline_minutes=deadline, threads=threads)
+    revised_at = None if learner.paper else int(REVISE * steps / members) or None
+    return Plan(
+        steps, steps, revised_at, final=revised_at is None, deadline_minutes=deadline, members=members, threads=threads
+    )
+
+
+def time_to_train(learner: Learner, clock: Clock, members: int, token_seconds: float) -> tuple[float, float]:
+    """When training has to end, in minutes since the command began, and the seconds that are left for its steps."""
+    last, point = predictions_to_make(learner)
+    finish = FINISH_SECONDS + members * (last * token_seconds + SAMPLE_SECONDS)
+    if learner.text is not None:
+        finish += COUNT_SECONDS * len(learner.text.learnt)
+    deadline = learner.settings.minutes - finish / 60
+    left = 60 * (deadline - clock.minutes) - ROWS * point * token_seconds
+    return deadline, max(left, QUICK_SECONDS) if learner.settings.preset == "quick" else left
 
 
 def kept_plan(run: Run, file: Path) -> Plan | None:
@@ -207,7 +238,16 @@ def revise(plan: Plan, done: int, minutes: float, step_seconds: float) -> Plan:
     The flat part of the schedule must not have ended, so the run never gets much shorter than it is.
     """
     left = int(60 * (plan.deadline_minutes - minutes) / step_seconds)
-    return replace(plan, steps=max(done + left, math.ceil(done / FLAT) + 1), final=True)
+    each = max((done + left) // plan.members, math.ceil(done / FLAT) + 1)
+    return replace(plan, steps=plan.members * each, final=True)
+
+
+def members_for(learner: Learner, steps: int) -> int:
+    """How many nets to train in so many steps: a text gives a net EPOCHS times its length to learn, and no more."""
+    if learner.text is None or learner.paper:
+        return 1
+    enough = EPOCHS * len(learner.text.learnt) / learner.tokens_per_step
+    return min(MOST_MEMBERS, max(1, round(steps / enough)))
 
 
 def calibrate(twin: Learner, update: Update) -> tuple[float, float]:

@@ -50,8 +50,8 @@ def text_figure(
         ):
             ax.plot(metrics[key], metrics["train_loss"], color="0.65", label="training, since the last point")
             ax.plot(metrics[key], metrics["val_loss"], color=PALETTE[0], marker=".", label=f"{what}, a part of it")
-            if final is not None:
-                ax.plot(metrics[key][-1], final, "*", ms=11, color=PALETTE[0], label=f"{what}, whole text")
+            for loss, told, star in final_points(numbers, what):
+                ax.plot(metrics[key][-1], loss, "*", ms=11, color=PALETTE[0], label=told, **star)
             for name, nats, color, line in anchors:
                 ax.axhline(nats * per_token, color=color, ls=line, label=name)
             top = max(0.1, 1.6 * (final or latest), 1.15 * max(nats for _, nats, *_ in anchors) * per_token)
@@ -60,13 +60,27 @@ def text_figure(
             )
             ax.set(xlabel=label, ylabel=f"loss ({unit})", ylim=(0.94 * low, top))
         axes[0].set_xscale("log")
-        told = f"{latest:.3f} so far" if final is None else f"{final:.3f} {unit}"
-        axes[0].set_title(f"{NAMES[task]}: {told}")
+        reached = f"{latest:.3f} so far" if final is None else f"{final:.3f} {unit}"
+        axes[0].set_title(f"{NAMES[task]}: {reached}")
         axes[1].set_title("the same, by the clock")
         if by_position is not None:
             _against_position(axes[2], by_position, anchors, per_token, what, unit)
         tell(figure, axes, axes[1])
         save_figure(figure, path, pdf=final is not None)
+
+
+def final_points(numbers: dict[str, Any], what: str) -> list[tuple[float, str, dict[str, Any]]]:
+    """The losses on the whole text, each with its name and how its star is filled; none while the run goes on."""
+    if "val_loss" not in numbers:
+        return []
+    members, nets = numbers.get("members", 1), numbers.get("val_loss_nets", numbers["val_loss"])
+    of_nets = f"{what}, whole text" if members == 1 else f"{what}, whole text, {members} nets"
+    if nets == numbers["val_loss"]:
+        return [(nets, of_nets, {})]
+    return [
+        (nets, of_nets, {"mfc": "white"}),
+        (numbers["val_loss"], "the same with the n-gram of letters and words", {}),
+    ]
 
 
 def anchor_lines(numbers: dict[str, Any]) -> list[tuple[str, float, str, str]]:

@@ -9,6 +9,7 @@ from common.live import attempt
 from common.run import Run, read_metrics
 from gradient_noise.noise_tracking import noise_summary
 from lm_evaluation.measurements import integer_summary, text_summary
+from lm_evaluation.mixture import Mixture
 from lm_settings.choices import INTEGER_TASKS
 from lm_settings.train_settings import Settings
 from optimisation.lm_learner import Learner
@@ -76,7 +77,7 @@ def measured_on(settings: Settings) -> str:
     return "development" if settings.development else "validation"
 
 
-def report(run: Run, learner: Learner, to_beat: dict[str, Any]) -> dict[str, Any]:
+def report(run: Run, learner: Learner, to_beat: dict[str, Any], mixture: Mixture | None) -> dict[str, Any]:
     """Final evaluation and sample, with the tables that figures are drawn from; the summary's numbers."""
     from lm_report.run_pictures import keep_attention, keep_positions
 
@@ -87,7 +88,8 @@ def report(run: Run, learner: Learner, to_beat: dict[str, Any]) -> dict[str, Any
         numbers, by_position = integer_summary(learner, learner.task)
         keep_attention(run.folder, learner.model, learner.task)
     else:
-        numbers, by_position, sample = text_summary(learner, learner.text, to_beat)
+        assert mixture is not None
+        numbers, by_position, sample = text_summary(learner, learner.text, mixture, to_beat)
         write_text(run.folder / "sample.txt", sample)
         print(f"\n{sample.strip()}\n")
         print(

@@ -22,7 +22,18 @@ MODERN = {
     "ngrams": "tables of hashed 2- to 5-grams added to the embedding (Huang et al. 2025, over-encoding)",
 }
 
+# Parts of `modern` outside the net, which `--without` takes away too.
+BESIDE = {
+    "muon": "Muon for the blocks' matrices (Jordan et al. 2024) instead of Adam for all",
+    "mixture": "the nets' predictions mixed with an n-gram's of letters and words (texts/word_ngram.py)",
+}
+
 
 def parts_of(arch: Arch, without: tuple[str, ...] = ()) -> tuple[str, ...]:
     """The parts of MODERN that are on."""
     return tuple(part for part in MODERN if arch == "modern" and part not in without)
+
+
+def mixes(arch: Arch, without: tuple[str, ...] = ()) -> bool:
+    """Whether a text run mixes its nets' predictions with an n-gram's."""
+    return arch == "modern" and "mixture" not in without

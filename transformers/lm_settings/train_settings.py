@@ -7,7 +7,7 @@ from typing import Any, Literal
 from common.device import DeviceName
 from common.errors import BadInput
 from common.provenance import check_name
-from lm_settings.choices import INTEGER_TASKS, MODERN, Arch, Task
+from lm_settings.choices import BESIDE, INTEGER_TASKS, MODERN, Arch, Task
 
 Tokenizer = Literal["char", "word", "bpe"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -46,7 +46,7 @@ class Config:
     arch: Arch = "modern"
     """modern: every part of MODERN (lm_settings/choices.py) and Muon; vaswani: the paper's decoder, optimiser and schedule"""
     without: tuple[str, ...] = ()
-    """modern parts to leave out: rotary prenorm qknorm relu2 zeroinit untied softcap shortcut shift ngrams muon;
+    """modern parts to leave out: rotary prenorm qknorm relu2 zeroinit untied softcap shortcut shift ngrams muon mixture;
     the integer tasks never have the token shift and the n-grams, which would solve them without attention"""
     layers: int | None = None
     """blocks; default: by task"""
@@ -54,6 +54,9 @@ class Config:
     """attention heads; default: by task"""
     width: int | None = None
     """channels; default: by task"""
+    members: int | None = None
+    """nets that a text run trains one after the other in its time, their predictions averaged; default: as many as the text
+    can use"""
     context: int | None = None
     """tokens a text model sees; default: by task"""
     batch: int | None = None
@@ -130,6 +133,8 @@ class Settings:
     layers: int
     heads: int
     width: int
+    members: int
+    """0: decided by the text's length and the time"""
     context: int
     """0 for integers, of which `length` decides it"""
     batch: int
@@ -152,7 +157,7 @@ class Settings:
 # Where neither the command line nor the recipe says anything.
 ABSENT = {
     **dict.fromkeys(("data_dir", "from_config", "text"), ""),
-    **dict.fromkeys(("steps", "context", "length", "vocab", "threads"), 0),
+    **dict.fromkeys(("steps", "members", "context", "length", "vocab", "threads"), 0),
     "minutes": 0.0,
 }
 
@@ -204,9 +209,9 @@ def check_belongs(config: Config) -> None:
             f"--lr {config.lr:g}: there is no single learning rate here, each kind of parameter has its own; "
             "--lr-scale 0.5 halves them all"
         )
-    unknown = [part for part in config.without if part not in (*MODERN, "muon")]
+    unknown = [part for part in config.without if part not in (*MODERN, *BESIDE)]
     if unknown:
-        raise BadInput(f"--without {unknown[0]} is unknown: choose from {' '.join((*MODERN, 'muon'))}")
+        raise BadInput(f"--without {unknown[0]} is unknown: choose from {' '.join((*MODERN, *BESIDE))}")
     if config.without and config.arch == "vaswani":
         raise BadInput("--without takes parts of --arch modern away, and vaswani has none of them")
     if config.text is not None and config.task != "text":
@@ -215,7 +220,7 @@ def check_belongs(config: Config) -> None:
     if integers and config.tokenizer != "char":
         raise BadInput(f"--tokenizer is for texts, and --task {config.task} is integers")
     if integers:
-        given = {"context": config.context, "development": config.development or None}
+        given = {"context": config.context, "development": config.development or None, "members": config.members}
     else:
         given = {"length": config.length, "vocab": config.vocab if config.tokenizer == "char" else None}
     for name, value in given.items():
@@ -226,7 +231,7 @@ def check_belongs(config: Config) -> None:
 
 def check_numbers(values: dict[str, Any]) -> None:
     """BadInput for a number out of its range."""
-    for name in ("minutes", "steps", "layers", "heads", "width", "context", "batch", "vocab", "lr_scale"):
+    for name in ("minutes", "steps", "layers", "heads", "width", "members", "context", "batch", "vocab", "lr_scale"):
         value = values.get(name, 1)
         if not (value > 0 and math.isfinite(value)):
             raise BadInput(f"--{name.replace('_', '-')} must be positive, not {value}")

@@ -1,5 +1,7 @@
 """What a step of training needs: decoder, data, loss, optimiser, learning rate. train.py takes the step (`update`)."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,7 +33,10 @@ SMALL_TEXT = 2_500_000  # tokens to learn: fewer are read many times over, and g
 
 
 class Learner:
-    """A decoder in training on one task; `text` is None for integers."""
+    """Decoders in training on one task, one after the other; `text` is None for integers.
+
+    `model` is the one in training, `finished` are the states of those before it.
+    """
 
     def __init__(self, settings: Settings, text: Text | None, device: torch.device, dtype: torch.dtype):
         self.settings, self.text, self.device = settings, text, device
@@ -40,12 +45,12 @@ class Learner:
             self.task = IntegerTask(settings.task, settings.length, settings.vocab, settings.seed, device)
             vocabulary = self.task.vocabulary
         else:
-            self.task = TextTask(text.train, settings.context, settings.batch, settings.seed)
+            self.task = TextTask(text.learnt, settings.context, settings.batch, settings.seed)
             vocabulary = text.vocabulary.size
         # n-grams of whole words hardly ever come twice: with them, --preset quick gave 2.00 nats a character, not 1.89.
         needless = TEXT_ONLY if text is None else ("ngrams",) if settings.tokenizer == "word" else ()
         small = text is not None and len(text.train) < SMALL_TEXT
-        shape = Shape(
+        self.shape = Shape(
             vocabulary,
             self.task.context,
             settings.layers,
@@ -54,13 +59,39 @@ class Learner:
             parts_of(settings.arch, (*settings.without, *needless)),
             settings.small_text_dropout if small else settings.dropout,
         )
-        torch.manual_seed(derived_seed(settings.seed, -1))
-        self.model = Decoder(shape, dtype, kernels_for(device)).to(device)
-        self.paper = settings.arch == "vaswani"
+        self.dtype, self.paper = dtype, settings.arch == "vaswani"
+        self.finished: list[dict[str, Tensor]] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """A new decoder, with an order of the data of its own."""
+        settings, member = self.settings, len(self.finished)
+        self.seed = derived_seed(settings.seed, -1 - member) if member else settings.seed
+        torch.manual_seed(derived_seed(self.seed, -1))
+        self.model = self.empty()
+        if isinstance(self.task, TextTask):
+            self.task = replace(self.task, seed=self.seed)
         with_muon = not self.paper and "muon" not in settings.without
         rates = dict.fromkeys(MUON_RATES, PAPER_RATE) if self.paper else MUON_RATES if with_muon else ADAM_RATES
-        self.optimizer = Optimizer(self.model, rates, settings.decay, with_muon, dtype)
+        self.optimizer = Optimizer(self.model, rates, settings.decay, with_muon, self.dtype)
         self.tracker = NoiseTracker(self.model, settings.batch) if settings.track_noise else None
+
+    def next_member(self) -> None:
+        """Put the decoder that is trained aside, and begin another."""
+        self.finished.append({name: p.detach().cpu().clone() for name, p in self.model.state_dict().items()})
+        self.begin()
+
+    def empty(self) -> Decoder:
+        """A decoder of this shape, whatever its weights."""
+        return Decoder(self.shape, self.dtype, kernels_for(self.device)).to(self.device)
+
+    def all_members(self) -> tuple[Decoder, ...]:
+        """The finished decoders and the present one."""
+        others = []
+        for state in self.finished:
+            others.append(self.empty())
+            others[-1].load_state_dict(state)
+        return (*others, self.model)
 
     @property
     def tokens_per_step(self) -> int:
@@ -69,7 +100,7 @@ class Learner:
     def seed_dropout(self, step: int) -> None:
         """Let the dropout of a step follow from its number: a resumed run draws what this one would have."""
         if self.model.shape.dropout:
-            torch.manual_seed(derived_seed(self.settings.seed + 1, -2 - step))
+            torch.manual_seed(derived_seed(self.seed + 1, -2 - step))
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets (B, T) of a step."""

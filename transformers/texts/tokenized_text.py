@@ -1,5 +1,6 @@
 """A corpus in the tokens of its own vocabulary, on the device."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,23 +12,34 @@ from common.data import cache_root, data_root, sha256_of
 from common.errors import BadInput
 from common.files import read_record, write_record
 from common.provenance import short_hash, source_hash
+from lm_settings.choices import mixes
 from lm_settings.train_settings import Settings
 from texts.anchors import Pieces, anchors, has_ppmd
 from texts.corpora import Corpus, load_corpus
 from texts.vocabulary import Vocabulary, build
+from texts.word_ngram import REACH
 
+HELD_SHARE, HELD_CHARACTERS, HELD_MOST = 0.02, 3000, 0.1  # of the training text, what is held back: at least, at most
 ANCHORS_SOURCES = [Path(__file__).resolve().with_name(name) for name in ("anchors.py", "kneser_ney.py")]
 ANCHORS_COMMITTED = Path(__file__).resolve().parents[2] / "results" / "reference" / "transformers" / "anchors"
 
 
 @dataclass(frozen=True)
 class Text:
-    """A corpus in tokens: `train` (N,) and `validation` (n,) on the device, in the smallest integers that hold them."""
+    """A corpus in tokens: `train` (N,) and `validation` (n,) on the device, in the smallest integers that hold them.
+
+    Of `train`, nets learn `learnt`, and on `held`, the middle of each of its parts, a mixture's trust is learnt. `blocks`
+    are the pieces of `held`, each (n,) with the tokens before it in the text and their number. All are empty where nothing
+    is mixed.
+    """
 
     corpus: Corpus
     vocabulary: Vocabulary
     train: Tensor
     validation: Tensor
+    learnt: Tensor
+    held: Tensor
+    blocks: list[tuple[Tensor, int]]
 
     @property
     def notices(self) -> list[str]:
@@ -91,4 +103,22 @@ def load_text(settings: Settings, device: torch.device) -> Text:
             f"the training text has {len(train):,} tokens: with --context {settings.context} at least "
             f"{3 * settings.context:,} are needed; --context {max(1, len(train) // 3)} would do"
         )
-    return Text(corpus, vocabulary, train.to(device), validation.to(device))
+    learnt, held, blocks = train, train[:0], []
+    if mixes(settings.arch, settings.without):
+        pieces = hold_back(corpus.parts)
+        tokens = [[torch.from_numpy(vocabulary.encode(text)).to(dtype) for text in piece] for piece in pieces]
+        learnt = torch.cat([ids for before, _, after in tokens for ids in (before, after)])
+        held = torch.cat([block for _, block, _ in tokens])
+        blocks = [(torch.cat([before[-REACH:], block]), len(before[-REACH:])) for before, block, _ in tokens]
+    on_device = [ids.to(device) for ids in (train, validation, learnt, held)]
+    return Text(corpus, vocabulary, on_device[0], on_device[1], on_device[2], on_device[3], blocks)
+
+
+def hold_back(parts: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Each part of a training text in three: its middle, HELD_SHARE of it or HELD_CHARACTERS in all, is held back.
+
+    The middle, because a text that is held out at the end is best predicted by what stands just before it.
+    """
+    share = min(HELD_MOST, max(HELD_SHARE, HELD_CHARACTERS / max(1, sum(map(len, parts)))))
+    cuts = [(round((1 - share) / 2 * len(part)), round((1 + share) / 2 * len(part))) for part in parts]
+    return [(part[:a], part[a:b], part[b:]) for part, (a, b) in zip(parts, cuts, strict=True)]
