@@ -24,7 +24,7 @@ from lm_commands import (
     summary_of,
 )
 from lm_evaluation import step_budget
-from lm_evaluation.step_budget import Plan, calibrate, revise
+from lm_evaluation.step_budget import EPOCHS, MOST_MEMBERS, Plan, calibrate, members_for, revise, steps_of_use
 from lm_settings.choices import INTEGER_TASKS
 from optimisation.learning_rates import FLAT
 from optimisation.lm_learner import Learner
@@ -160,3 +160,27 @@ def test_minutes_given_win_over_the_steps_of_a_config_file(tmp_path):
 def test_quick_is_not_slower_than_the_default(task):
     quick, default = (settings_of("--task", task, "--preset", preset).minutes for preset in ("quick", "default"))
     assert quick <= default
+
+
+def test_a_text_gives_a_net_so_many_steps_and_the_rest_goes_to_further_nets(lm_folder):
+    learner = learner_of(*TINY)
+    assert learner.text is not None
+    enough = steps_of_use(learner)
+    assert enough == round(EPOCHS * len(learner.text.learnt) / (4 * 16))
+    for steps, members in ((1, 1), (enough, 1), (3 * enough, 3), (99 * enough, MOST_MEMBERS)):
+        assert members_for(learner, steps) == members
+    assert members_for(learner_of(*TINY, "--arch", "vaswani"), 99 * enough) == 1
+    assert members_for(learner_of("--task", "repeat", "--steps", "3"), 10_000) == 1
+
+
+def test_several_nets_share_the_steps_and_none_gets_more_than_it_can_use():
+    plan = Plan(900, 900, revised_at=90, final=False, deadline_minutes=10.0, members=3, most_each=250)
+    assert plan.steps_each == 300
+    assert {300, 600, 900} <= set(plan.rows)
+    assert plan.rows == sorted(set(plan.rows))
+    slower = revise(plan, 90, 1.0, 60 * 9 / (690 - 90 + 2))  # as long as 690 steps take
+    assert slower.steps == 3 * slower.steps_each == 690
+    faster = revise(plan, 90, 1.0, 0.001)
+    assert faster.steps == 3 * 250
+    late = revise(plan, 90, 99.0, 1.0)  # the first net is in the flat part of its schedule, which may not have ended
+    assert late.steps_each == round(90 / FLAT) + 1

@@ -7,6 +7,7 @@ import itertools
 import math
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
@@ -30,7 +31,7 @@ from optimisation.lm_learner import Learner
 ROWS = 24  # of metrics.csv, denser at the beginning
 FEWEST_ROWS = 6  # of each of several nets
 QUICK_SECONDS = 10.0  # of training that the quick preset gets at least, on a slow machine too
-EPOCHS = 4.0  # after which more reading of a text no longer helps a net, and another net does
+EPOCHS = 4.0  # readings of a text after which another net helps more
 MOST_MEMBERS = 8
 REVISE = 0.3  # of the planned steps, after which their number is decided for good; less than FLAT
 FINISH_SECONDS = 4.0  # figures, the last checkpoint
@@ -72,6 +73,8 @@ class Plan:
     final: bool = True
     deadline_minutes: float = 0.0
     """when training is to end, in minutes since the command began; 0 where the steps were given"""
+    most_each: int = 0
+    """steps beyond which more would do a net no good; 0: none"""
     members: int = 1
     """nets that are trained one after the other, with as many steps each"""
     threads: int = 0
@@ -172,7 +175,8 @@ def plan_for_minutes(learner: Learner, run: Run, clock: Clock, twin: Learner, up
     deadline, left = time_to_train(learner, clock, members, token_seconds)
     if not settings.members and (members := members_for(learner, int(left / step_seconds))) > 1:
         deadline, left = time_to_train(learner, clock, members, token_seconds)
-    steps = int(left / step_seconds) // members * members
+    most = steps_of_use(learner) if members == MOST_MEMBERS and not settings.members else 0
+    steps = min(int(left / step_seconds) // members, most or sys.maxsize) * members
     if steps < 1:
         run.close()
         shutil.rmtree(run.folder)  # nothing is in it yet, and another budget may want its name
@@ -191,7 +195,14 @@ def plan_for_minutes(learner: Learner, run: Run, clock: Clock, twin: Learner, up
     # paper's schedule is never flat: there the first guess stays.
     revised_at = None if learner.paper else int(REVISE * steps / members) or None
     return Plan(
-        steps, steps, revised_at, final=revised_at is None, deadline_minutes=deadline, members=members, threads=threads
+        steps,
+        steps,
+        revised_at,
+        final=revised_at is None,
+        deadline_minutes=deadline,
+        members=members,
+        most_each=most,
+        threads=threads,
     )
 
 
@@ -238,7 +249,7 @@ def revise(plan: Plan, done: int, minutes: float, step_seconds: float) -> Plan:
     The flat part of the schedule must not have ended, so the run never gets much shorter than it is.
     """
     left = int(60 * (plan.deadline_minutes - minutes) / step_seconds)
-    each = max((done + left) // plan.members, math.ceil(done / FLAT) + 1)
+    each = max(min((done + left) // plan.members, plan.most_each or sys.maxsize), math.ceil(done / FLAT) + 1)
     return replace(plan, steps=plan.members * each, final=True)
 
 
@@ -246,8 +257,13 @@ def members_for(learner: Learner, steps: int) -> int:
     """How many nets to train in so many steps: a text gives a net EPOCHS times its length to learn, and no more."""
     if learner.text is None or learner.paper:
         return 1
-    enough = EPOCHS * len(learner.text.learnt) / learner.tokens_per_step
-    return min(MOST_MEMBERS, max(1, round(steps / enough)))
+    return min(MOST_MEMBERS, max(1, round(steps / steps_of_use(learner))))
+
+
+def steps_of_use(learner: Learner) -> int:
+    """The steps in which a text is read EPOCHS times."""
+    assert learner.text is not None
+    return max(1, round(EPOCHS * len(learner.text.learnt) / learner.tokens_per_step))
 
 
 def calibrate(twin: Learner, update: Update) -> tuple[float, float]:
