@@ -205,6 +205,23 @@ def test_a_run_that_was_stopped_in_its_second_net_ends_as_if_it_had_not(plain_lm
     assert summary_of("a")["val_loss"] == summary_of("b")["val_loss"]
 
 
+def test_the_best_state_on_what_is_held_back_is_taken_at_the_end(lm_folder):
+    learner = learner_of(*TINY)
+    states = []
+    for held_loss in (2.0, 1.5, 1.7):
+        with torch.no_grad():
+            learner.model.embedding.add_(1.0)
+        states.append(learner.copy())
+        learner.remember(held_loss)
+    learner.take_best()
+    assert learner.best is None
+    assert torch.equal(learner.model.embedding, states[1]["embedding"])
+    learner.remember(9.0)
+    learner.next_member()
+    assert learner.best is None
+    assert torch.equal(learner.finished[0]["embedding"], states[1]["embedding"])
+
+
 def test_without_an_n_gram_there_is_no_trust(lm_folder):
     learner = learner_of(*TINY, "--without", "mixture")
     mixture = learnt_mixture(learner)

@@ -85,7 +85,7 @@ def train(run: Run, learner: Learner, plan: Plan, clock: Clock, dtype: torch.dty
     A loss that is not finite, or at the end no better than guessing, is a divergence.
     """
     done, total = 0, torch.zeros((), device=learner.device)  # the sum of the losses since the last row
-    if state := run.resume(("model", "finished", "optimizer", "seconds", "minutes", "total")):
+    if state := run.resume(("model", "finished", "best", "optimizer", "seconds", "minutes", "total")):
         done, total = go_on_from(state, learner, clock)
     else:
         clock.training_begins()
@@ -120,6 +120,10 @@ def train(run: Run, learner: Learner, plan: Plan, clock: Clock, dtype: torch.dty
                 noise = learner.tracker.take() if learner.tracker else {}
                 told = f"train {loss:.3f}, validation {columns['val_loss']:.3f}"
                 keep.row(told, step=keep.done, **row, **columns, **noise)
+                if "held_loss" in columns:
+                    learner.remember(columns["held_loss"])
+                if member_ends:
+                    learner.take_best()
             keep.save()
         seconds, mixture = clock.seconds, learnt_mixture(learner)
         if mixture and mixture.ngram:
@@ -134,6 +138,7 @@ def kept_state(learner: Learner, clock: Clock) -> dict[str, Any]:
     return {
         **checkpoint_state(learner.model, vocabulary, learner.settings.task, learner.finished),
         **{"seconds": clock.seconds, "minutes": clock.minutes, "optimizer": learner.optimizer.state_dict()},
+        "best": list(learner.best) if learner.best else None,
         **noise,
     }
 
@@ -145,6 +150,7 @@ def go_on_from(state: dict[str, Any], learner: Learner, clock: Clock) -> tuple[i
     learner.begin()
     learner.model.load_state_dict(state["model"])
     learner.optimizer.load_state_dict(state["optimizer"])
+    learner.best = (state["best"][0], state["best"][1]) if state["best"] else None
     if learner.tracker:
         learner.tracker.load(state["noise"])
     clock.training_begins(state["seconds"], state["minutes"])

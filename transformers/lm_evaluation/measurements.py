@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from decoder_model.decoder import Decoder
 from lm_evaluation.generation import generate
 from lm_evaluation.lm_losses import (
     SEQUENCES,
@@ -39,12 +41,18 @@ def curve_point(learner: Learner, dtype: torch.dtype) -> dict[str, float]:
             "accuracy": score.accuracy,
         }
     assert learner.text is not None
-    ids = learner.text.validation.cpu()
-    context = min(learner.model.shape.context, len(ids) - 1)
+    losses = {"val_loss": part_loss(learner.model, learner.text.validation, dtype)}
+    return losses | (
+        {"held_loss": part_loss(learner.model, learner.text.held, dtype)} if len(learner.text.held) else {}
+    )
+
+
+def part_loss(model: Decoder, ids: Tensor, dtype: torch.dtype) -> float:
+    """Nats per token on evenly spaced windows of a text (n,): for a curve and a comparison, not to be reported."""
+    context = min(model.shape.context, len(ids) - 1)
     starts = np.unique(np.linspace(0, len(ids) - 1 - context, max(1, CURVE_TOKENS // context)).astype(int))
-    windows = ids[torch.from_numpy(starts)[:, None] + torch.arange(context + 1)]
-    # Evenly spaced windows, in the training's dtype: a curve to look at, not the number that is reported.
-    return {"val_loss": float(window_losses(learner.model, windows, dtype).mean())}
+    windows = ids.cpu()[torch.from_numpy(starts)[:, None] + torch.arange(context + 1)]
+    return float(window_losses(model, windows, dtype).mean())
 
 
 def predictions_to_make(learner: Learner) -> tuple[float, float]:
@@ -52,8 +60,9 @@ def predictions_to_make(learner: Learner) -> tuple[float, float]:
     if learner.text is None:
         context = learner.model.shape.context
         return SEQUENCES * context, CURVE_SEQUENCES * context
-    last = 2 * len(learner.text.validation)
-    return last, min(CURVE_TOKENS, last) / 2  # the curve's in the training's dtype, which is faster
+    last = 2 * (len(learner.text.validation) + len(learner.text.held))
+    points = min(CURVE_TOKENS, len(learner.text.validation)) + min(CURVE_TOKENS, len(learner.text.held))
+    return last, points / 2  # the curve's in the training's dtype, which is faster
 
 
 def learnt_mixture(learner: Learner) -> Mixture | None:

@@ -6,6 +6,7 @@ METRICS_CSV = {
     "minutes": "wall clock since the command began, over all its starts",
     "train_loss": "nats per token, mean since the row before",
     "val_loss": "nats per token of the net in training: on evenly spaced windows of the validation text, or fresh sequences",
+    "held_loss": "texts: nats per token on the slice of the training text that nets do not learn; the best state is kept",
     "first_half_loss": "integer tasks: nats per token of the first half of the positions",
     "second_half_loss": "integer tasks: of the second half, where repeat and induction can be predicted",
     "accuracy": "integer tasks: share of the second half whose most probable token is right",

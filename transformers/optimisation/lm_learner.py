@@ -35,7 +35,8 @@ SMALL_TEXT = 2_500_000  # tokens to learn: fewer are read many times over, and g
 class Learner:
     """Decoders in training on one task, one after the other; `text` is None for integers.
 
-    `model` is the one in training, `finished` are the states of those before it.
+    `model` is the one in training, `finished` are the states of those before it, `best` is the least loss of this one on
+    the text that is held back, with the state that had it.
     """
 
     def __init__(self, settings: Settings, text: Text | None, device: torch.device, dtype: torch.dtype):
@@ -66,6 +67,7 @@ class Learner:
     def begin(self) -> None:
         """A new decoder, with an order of the data of its own."""
         settings, member = self.settings, len(self.finished)
+        self.best: tuple[float, dict[str, Tensor]] | None = None
         self.seed = derived_seed(settings.seed, -1 - member) if member else settings.seed
         torch.manual_seed(derived_seed(self.seed, -1))
         self.model = self.empty()
@@ -78,8 +80,23 @@ class Learner:
 
     def next_member(self) -> None:
         """Put the decoder that is trained aside, and begin another."""
-        self.finished.append({name: p.detach().cpu().clone() for name, p in self.model.state_dict().items()})
+        self.finished.append(self.copy())
         self.begin()
+
+    def copy(self) -> dict[str, Tensor]:
+        """The state of the decoder in training, as it is now."""
+        return {name: p.detach().cpu().clone() for name, p in self.model.state_dict().items()}
+
+    def remember(self, held_loss: float) -> None:
+        """Keep the state if none before it was better on the text that is held back."""
+        if self.best is None or held_loss < self.best[0]:
+            self.best = held_loss, self.copy()
+
+    def take_best(self) -> None:
+        """Go back to the best state, at the end of a decoder's training: one that has learnt by heart gets worse."""
+        if self.best is not None:
+            self.model.load_state_dict(self.best[1])
+            self.best = None
 
     def empty(self) -> Decoder:
         """A decoder of this shape, whatever its weights."""

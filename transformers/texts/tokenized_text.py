@@ -103,12 +103,13 @@ def load_text(settings: Settings, device: torch.device) -> Text:
             f"the training text has {len(train):,} tokens: with --context {settings.context} at least "
             f"{3 * settings.context:,} are needed; --context {max(1, len(train) // 3)} would do"
         )
-    learnt, held, blocks = train, train[:0], []
+    learnt, held, blocks, tokens = train, train[:0], [], []
     if mixes(settings.arch, settings.without):
         pieces = hold_back(corpus.parts)
         tokens = [[torch.from_numpy(vocabulary.encode(text)).to(dtype) for text in piece] for piece in pieces]
-        learnt = torch.cat([ids for before, _, after in tokens for ids in (before, after)])
         held = torch.cat([block for _, block, _ in tokens])
+    if len(held) > 1:  # else there is nothing to predict in it
+        learnt = torch.cat([ids for before, _, after in tokens for ids in (before, after)])
         blocks = [(torch.cat([before[-REACH:], block]), len(before[-REACH:])) for before, block, _ in tokens]
     on_device = [ids.to(device) for ids in (train, validation, learnt, held)]
     return Text(corpus, vocabulary, on_device[0], on_device[1], on_device[2], on_device[3], blocks)
