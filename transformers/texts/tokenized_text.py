@@ -108,7 +108,9 @@ def load_text(settings: Settings, device: torch.device) -> Text:
         pieces = hold_back(corpus.parts)
         tokens = [[torch.from_numpy(vocabulary.encode(text)).to(dtype) for text in piece] for piece in pieces]
         held = torch.cat([block for _, block, _ in tokens])
-    if len(held) > 1:  # else there is nothing to predict in it
+    if len(held) < 2:  # nothing to predict
+        held = train[:0]
+    else:
         learnt = torch.cat([ids for before, _, after in tokens for ids in (before, after)])
         blocks = [(torch.cat([before[-REACH:], block]), len(before[-REACH:])) for before, block, _ in tokens]
     on_device = [ids.to(device) for ids in (train, validation, learnt, held)]
