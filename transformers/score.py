@@ -4,7 +4,8 @@
 
 takes the latest text run under results/transformers (or `--checkpoint PATH`) and prints JSON: `loss` in nats per token
 over cold windows that do not overlap, as `val_loss` in summary.json, `loss_sliding`, `bits_per_char` and `characters`.
-Without `--text` it scores the run's own validation text.
+Without `--text` it scores the run's own validation text. With `--adaptive` the model goes on learning: each half context is
+scored, and then learnt (lm_evaluation/adaptive.py).
 """
 
 import os

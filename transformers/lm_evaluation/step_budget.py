@@ -36,7 +36,7 @@ MOST_MEMBERS = 8
 REVISE = 0.3  # of the planned steps, after which their number is decided for good; less than FLAT
 FINISH_SECONDS = 4.0  # figures, the last checkpoint
 SAMPLE_SECONDS = 1.0  # of each net, for its part in a sample of SAMPLE_TOKENS
-COUNT_SECONDS = 3e-6  # a token, to count the n-gram that is mixed in
+COUNT_SECONDS = 2.5e-6  # a token, to count the n-gram that is mixed in
 CALIBRATION_SECONDS = 0.7  # a guess is enough: `revise` decides
 
 Update = Callable[[Learner, int, int], Tensor]  # train.py's step: what learns, the step's number, the steps in all
