@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 import noise_scale
 from common.cli import run_main
+from common.errors import BadInput
 from common.provenance import source_hashes
 from critical_batch.batch_sweep import (
     BETA2,
@@ -187,6 +188,12 @@ def test_a_cell_that_was_killed_keeps_its_trials(problem, tmp_path, monkeypatch)
         tune(*arguments, partial=partial)
     kept = read_trials(partial)
     assert len(kept) == 3
+    whole_file = partial.read_bytes()
+    for place in range(0, len(whole_file), len(whole_file) // 40):  # one flipped bit is never another number
+        partial.write_bytes(whole_file[:place] + bytes([whole_file[place] ^ 1]) + whole_file[place + 1 :])
+        with pytest.raises(BadInput, match="cell.partial is (damaged|not readable JSON)"):
+            read_trials(partial)
+    partial.write_bytes(whole_file)
     resumed = tune(*arguments, partial=partial)
     assert len(begun) == 1 + len(whole)  # none was run twice but the one that was cut off
     assert [(t.rate, t.steps, t.curve) for t in resumed] == [(t.rate, t.steps, t.curve) for t in whole]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.files import finite, read_json, write_json
+from common.files import finite, read_record, write_record
 from decoder_model.decoder import Decoder, Shape
 from decoder_model.kernels import FAST, Kernels
 from gradient_noise.noise_estimators import Batch, loss_of
@@ -297,18 +297,18 @@ def tune(
         usable = pace if pace and math.isfinite(pace[-1][1]) else None
         trials[missing[0]] = train_to(problem, batch, start * 2.0 ** missing[0], goals, limits, seed, usable)
         if partial:
-            write_json(partial, {str(k): finite(asdict(trial)) for k, trial in trials.items()})
+            write_record(partial, {str(k): finite(asdict(trial)) for k, trial in trials.items()})
     return [trials[k] for k in sorted(trials)]
 
 
 def read_trials(path: Path) -> dict[int, Trial]:
-    """What `tune` has kept in a file, by power of two; nothing where there is none."""
+    """What `tune` has kept in a file, by power of two; nothing where there is none, BadInput where it is damaged."""
 
     def number(value: float | None) -> float:
         return math.inf if value is None else value
 
     found = {}
-    for k, row in (read_json(path) if path.exists() else {}).items():
+    for k, row in (read_record(path) if path.exists() else {}).items():
         steps, curve = row.pop("steps"), row.pop("curve")
         found[int(k)] = Trial(**row, steps=[*map(number, steps)], curve=[(step, number(loss)) for step, loss in curve])
     return found
