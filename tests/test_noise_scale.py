@@ -191,7 +191,7 @@ def test_a_cell_that_was_killed_keeps_its_trials(problem, tmp_path, monkeypatch)
     whole_file = partial.read_bytes()
     for place in range(0, len(whole_file), len(whole_file) // 40):  # one flipped bit is never another number
         partial.write_bytes(whole_file[:place] + bytes([whole_file[place] ^ 1]) + whole_file[place + 1 :])
-        with pytest.raises(BadInput, match="cell.partial is (damaged|not readable JSON)"):
+        with pytest.raises(BadInput, match=r"cell\.partial is (damaged|not readable JSON)"):
             read_trials(partial)
     partial.write_bytes(whole_file)
     resumed = tune(*arguments, partial=partial)
