@@ -48,8 +48,12 @@ def text_figure(
             (axes[0], "tokens", "training tokens"),
             (axes[1], "minutes", "minutes since the command began"),
         ):
-            ax.plot(metrics[key], metrics["train_loss"], color="0.65", label="training, since the last point")
-            ax.plot(metrics[key], metrics["val_loss"], color=PALETTE[0], marker=".", label=f"{what}, a part of it")
+            for rows in rows_of_nets(metrics, numbers):
+                first = rows.start == 0
+                label = "training, since the last point" if first else None
+                ax.plot(metrics[key][rows], metrics["train_loss"][rows], color="0.65", label=label)
+                label = f"{what}, a part of it" if first else None
+                ax.plot(metrics[key][rows], metrics["val_loss"][rows], color=PALETTE[0], marker=".", label=label)
             for loss, told, star in final_points(numbers, what):
                 ax.plot(metrics[key][-1], loss, "*", ms=11, color=PALETTE[0], label=told, **star)
             for name, nats, color, line in anchors:
@@ -67,6 +71,17 @@ def text_figure(
             _against_position(axes[2], by_position, anchors, per_token, what, unit)
         tell(figure, axes, axes[1])
         save_figure(figure, path, pdf=final is not None)
+
+
+def rows_of_nets(metrics: Metrics, numbers: dict[str, Any]) -> list[slice]:
+    """The rows of each of a finished run's nets; while it goes on, all rows are one net's."""
+    if "steps" not in numbers:
+        return [slice(0, len(metrics["step"]))]
+    members = numbers.get("members", 1)
+    ends = np.searchsorted(
+        metrics["step"], [numbers["steps"] / members * i for i in range(1, members + 1)], side="right"
+    )
+    return [slice(int(start), int(end)) for start, end in pairwise([0, *ends])]
 
 
 def final_points(numbers: dict[str, Any], what: str) -> list[tuple[float, str, dict[str, Any]]]:
