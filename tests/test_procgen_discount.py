@@ -48,8 +48,8 @@ def test_the_discount_is_as_the_page_says():
     assert f"one of coinrun {ours['coinrun']:.0f} and {theirs['coinrun']:.0f}; they are longer" in TEXT
     longer = sum(ours[game] > theirs[game] for game in GAMES)
     assert f"longer than PPO's in {COUNTS[longer]} of the 16 games" in TEXT
-    assert recipe_for("procgen:ninja", "vpg", 64)["gamma"] == 0.99
-    assert [recipe_for("procgen:ninja", algo)["gamma"] for algo in ("vpg", "ppo")] == [0.999, 0.999]
+    assert recipe_for("procgen:ninja", "one-epoch", 64)["gamma"] == 0.99
+    assert [recipe_for("procgen:ninja", method)["gamma"] for method in ("strict", "ppo")] == [0.999, 0.999]
     assert recipe_for("procgen:ninja", "ppo")["value_clip"] == 0.2
 
 

@@ -20,10 +20,13 @@ REFERENCE = Path(compare.__file__).resolve().parents[1] / "results" / "reference
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
-        (("vpg",), "strict policy gradient"),
-        (("vpg", 1, "none"), "strict policy gradient, whole return"),
-        (("vpg", 64, "gae", "impala"), "one epoch of PPO's clip, 64 minibatches, impala"),
+        (("strict",), "strict policy gradient"),
+        (("strict", 1, "none"), "strict policy gradient, whole return"),
+        (("one-epoch", 64, "gae", "impala"), "one epoch of PPO's clip, 64 minibatches, impala"),
+        (("one-epoch", 24, "gae", "", 0.0, 256), "one epoch of PPO's clip, 24 minibatches, horizon 256"),
         (("ppo", 8), "PPO"),
+        (("ppo", 1), "PPO, whole batches"),
+        (("ppo", 64, "gae", "impala", 0.99), "PPO, 64 minibatches, γ = 0.99, impala"),
     ],
 )
 def test_a_method_is_called_what_it_is(arguments, name):

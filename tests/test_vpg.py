@@ -5,7 +5,7 @@ import math
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gymnasium
 import numpy as np
@@ -22,6 +22,7 @@ from rl_commands import RUNS, TINY, inline, rows, summary, working_folder
 from rl_report.learning_curve import learning_curve
 from rl_settings.recipes import RECIPES, recipe_for
 from rl_settings.seed_purposes import DURING, EVALUATE, FINAL, GREEDY, RESUME, TRAIN, WEIGHTS, seeds
+from rl_settings.vpg_choices import Method
 from rl_settings.vpg_settings import Config, resolve
 from training_runs import training_run
 from vpg_learner import policy_step_and_value_fit
@@ -234,8 +235,9 @@ def test_seeds_of_different_purposes_never_meet():
         (("--seed", "-1"), "--seed must not be negative"),
         (("--algo", "ppo", "--clip", "1"), "--clip must be between 0 and 1"),
         (("--minibatches", "4", "--clip", "1"), "--clip must be between 0 and 1"),
-        (("--clip", "0.1"), "--clip changes nothing: vpg moves nothing"),
-        (("--epochs", "2"), "--epochs changes nothing: vpg takes one pass"),
+        (("--clip", "0.1"), "--clip changes nothing: strict moves nothing"),
+        (("--reward-gamma", "0.9"), "--reward-gamma changes nothing: rewards are not scaled"),
+        (("--reward-gamma", "1.1", "--normalise-rewards"), "--reward-gamma must be between 0 and 1"),
         (("--algo", "ppo", "--minibatches", "5000"), "--minibatches 5000 is more than"),
         (("--name", "../a"), "--name"),
         (("--hidden", "0"), "--hidden must be positive"),
@@ -304,8 +306,8 @@ def test_a_rate_that_is_far_too_high_is_a_divergence(place, monkeypatch, capsys)
 def test_recipes_name_settings_and_environments_that_exist():
     fields = set(Config.__dataclass_fields__)
     for env in (*RECIPES, "Anything-v0"):
-        for algo in ("vpg", "ppo"):
-            assert set(recipe_for(env, algo)) <= fields
+        for method in get_args(Method):
+            assert set(recipe_for(env, method)) <= fields
     for env in RECIPES:
         gymnasium.spec(env)
 

@@ -30,7 +30,8 @@ def report(folder: Path, results: Results, figures_only: bool = False) -> str:
     curves, rows, training = [], [], []
     for arm, runs in results.items():
         for one in runs:
-            what = {**asdict(arm), "minibatches": arm.minibatches or "", "seed": one["seed"]}
+            recipes = {name: getattr(arm, name) or "" for name in ("minibatches", "gamma", "horizon")}
+            what = {**asdict(arm), **recipes, "seed": one["seed"]}
             curves += [{**what, **point} for point in one["curve"]]
             training += [{**what, **row} for row in one.get("training", ())]
             rows.append({**what, **one["summary"]})

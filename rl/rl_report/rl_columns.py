@@ -49,10 +49,13 @@ SUMMARY_JSON = {
 }
 OF_AN_ARM = {
     "env": "environment",
-    "algo": "vpg or ppo",
+    "method": "strict, one-epoch or ppo",
+    "algo": "in older tables, instead: vpg (strict, with several minibatches one-epoch) or ppo",
     "baseline": "what multiplies grad log π",
     "minibatches": "of a pass over a batch; empty: ppo's recipe",
     "encoder": "network for images; empty: the recipe's",
+    "gamma": "discount; empty: the recipe's",
+    "horizon": "steps of each environment per batch; empty: the recipe's",
     "seed": "of the run",
 }
 CURVES_CSV = {
