@@ -147,5 +147,12 @@ BENCHMARKS = {
         "length": "of an episode",
         "explained_variance": "of its value function",
     },
+    "reward_scale.csv": {
+        "game": "Procgen's",
+        "frames": "of a random policy",
+        "episodes": "that ended in them",
+        "deviation_at_0.999": "standard deviation of the return, discounted at 0.999",
+        "deviation_at_0.99": "at 0.99",
+    },
     "speed.csv": {"round": "number of the measurement", "what": "is timed", "frames_per_second": "of it"},
 }

@@ -22,8 +22,7 @@ class CompareConfig:
     """The command line; an empty tuple or None stands for the default."""
 
     suite: Literal["procgen", "procgen-control"] | None = None
-    """procgen: all 16 games, one seed of strict; procgen-control: one-epoch, the same with PPO's 24 steps a batch, PPO with
-    one-epoch's discount and minibatches, four games, one seed; the flags below win where they are given"""
+    """procgen: all games, strict; procgen-control: four, one-epoch, also in 24 steps, ppo with its minibatches and gamma"""
     envs: tuple[str, ...] = ()
     """environments; default: CartPole-v1"""
     methods: tuple[Method, ...] = ()

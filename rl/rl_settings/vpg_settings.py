@@ -43,8 +43,7 @@ class Config:
     env: str = "CartPole-v1"
     """any Gymnasium environment; `module:Id` for one that importing a module of yours registers; `procgen:coinrun`"""
     method: Method | None = None
-    """strict: one step of the policy per batch; one-epoch: one pass over it in --minibatches, with PPO's clipped ratio; ppo:
-    several such passes (--epochs: 3 in Procgen, 10 elsewhere); default: strict, with several --minibatches one-epoch"""
+    """strict (default): one step per batch; one-epoch: one pass, in --minibatches, with PPO's clip; ppo: several passes"""
     algo: Algo | None = None
     """older names of --method: vpg is strict, with several --minibatches one-epoch; ppo is ppo"""
     total_steps: int | None = None
@@ -98,9 +97,9 @@ class Config:
     levels: int | None = None
     """Procgen: levels to train on; 0: all; default: the paper's 200, in hard mode 500"""
     epochs: int | None = None
-    """ppo: passes of the policy over a batch"""
+    """ppo: passes of the policy over a batch; default: 3 in Procgen, 10 elsewhere"""
     minibatches: int | None = None
-    """one-epoch and ppo: minibatches per pass; in Procgen one-epoch takes 4 steps of 64 games for each"""
+    """per pass; several, without --method, mean one-epoch, which in Procgen takes 4 steps of 64 games for each"""
     clip: float | None = None
     """where the policy moves within a batch, its ratio to the old one counts between 1 - clip and 1 + clip"""
     eval_every: int | None = None

@@ -2,10 +2,10 @@
 
     pip install -e '.[dev]' && python tests/benchmarks/beside_sb3.py
 
-Each system trains in this process on one thread, one after the other, seeds in turn: our methods with their recipes for CartPole,
-SB3's A2C and PPO with the settings of its zoo (8 environments). Every 8,192 steps 20 episodes of the stochastic policy are
-played, whose time does not count; SB3 ends when it has solved the task, ours at the end of its recipe. Beside them: how
-fast the environments step with no learner. Writes results/reference/rl/classic/beside_sb3.csv.
+Each system trains in this process on one thread, one after the other, seeds in turn: our three methods with their recipes
+for CartPole, SB3's A2C and PPO with the settings of its zoo (8 environments). Every 8,192 steps 20 episodes of the stochastic
+policy are played, whose time does not count; SB3 ends when it has solved the task, ours at the end of its recipe. Beside
+them: how fast the environments step with no learner. Writes results/reference/rl/classic/beside_sb3.csv.
 """
 
 import argparse
