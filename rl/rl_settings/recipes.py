@@ -37,18 +37,21 @@ DEFAULT: dict[str, Any] = {
     "eval_every": 50_000,
 }
 PPO: dict[str, Any] = {"lr": 3e-4, "epochs": 10, "minibatches": 8}
+ONE_EPOCH: dict[str, dict[str, Any]] = {"CartPole-v1": {"lr": 1e-3}}
 
 RECIPES: dict[str, dict[str, Any]] = {
+    # With gamma 0.99, lambda 0.97 and no entropy bonus 475 points came sooner, but 2 of 50 tuning seeds ended at 200.
     "CartPole-v1": {
-        "total_steps": 131_072,
-        "num_envs": 24,
-        "horizon": 88,
-        "lam": 0.98,
-        "lr": 1.4e-2,
+        "total_steps": 65_536,
+        "num_envs": 64,
+        "horizon": 32,
+        "gamma": 0.995,
+        "lam": 0.99,
+        "lr": 1e-2,
+        "entropy": 0.01,
         "value_lr": 3e-3,
         "value_epochs": 4,
-        "normalise_observations": False,
-        "normalise_rewards": False,
+        "value_minibatch": 128,
         "eval_every": 8192,
     },
     "Acrobot-v1": {"total_steps": 300_000, "horizon": 64, "lr": 1e-2, "eval_every": 10_000},
@@ -109,7 +112,7 @@ PROCGEN_PPO: dict[str, Any] = {
 def recipe_for(env: str, method: Method, minibatches: int | None = None) -> dict[str, Any]:
     """The settings of an environment for one of the methods. ppo's policy takes many more steps, and so smaller ones.
 
-    `minibatches`: of one-epoch's pass, where they were asked for. Outside Procgen it has strict's settings, not tuned for it.
+    `minibatches`: of one-epoch's pass, where they were asked for. Outside Procgen and CartPole it has strict's settings.
     Rewards are scaled with the discount of the algorithm where a recipe has no `reward_gamma`.
     """
     own = {**DEFAULT, **(PROCGEN if is_procgen(env) else RECIPES.get(env, {}))}
@@ -118,7 +121,7 @@ def recipe_for(env: str, method: Method, minibatches: int | None = None) -> dict
     if method == "ppo":
         return {**own, **(PROCGEN_PPO if is_procgen(env) else PPO)}
     if not is_procgen(env):
-        return {**own, "minibatches": minibatches or PPO["minibatches"]}
+        return {**own, **ONE_EPOCH.get(env, {}), "minibatches": minibatches or PPO["minibatches"]}
     parts = minibatches or PASS_MINIBATCHES
     batch = {"num_envs": PASS_ENVS, "horizon": STEP_FRAMES * parts // PASS_ENVS, "minibatches": parts}
     return {**own, **batch, "gamma": PASS_GAMMA}
