@@ -223,7 +223,7 @@ def config_of(settings: CompareSettings, arm: Arm, seed: int, results_dir: str |
         env=arm.env,
         method=arm.method,
         baseline=arm.baseline,
-        minibatches=arm.minibatches or None,
+        minibatches=arm.minibatches if arm.minibatches > 1 else None,
         encoder=arm.encoder or None,
         gamma=arm.gamma or None,
         horizon=arm.horizon or None,
