@@ -63,7 +63,7 @@ CURVES_CSV = {
     **{name: METRICS_CSV[name] for name in ("step", "seconds")},
     **{name: METRICS_CSV[name] for name in ("eval_return", "eval_return_test", "eval_success", "eval_success_test")},
 }
-RUNS_CSV = {**OF_AN_ARM, "status": "ok or diverged", **SUMMARY_JSON}
+RUNS_CSV = {**OF_AN_ARM, "status": "ok or diverged", **SUMMARY_JSON, "headline": "the run in one sentence"}
 TRAINING_CSV = {
     **OF_AN_ARM,
     "game": "Procgen's",
