@@ -1,8 +1,9 @@
-"""Environments x algorithms x seeds: learning curves with intervals, and a table beside published returns.
+"""Environments x methods x seeds: learning curves with intervals, and a table beside published returns.
 
-    python rl/compare.py --envs CartPole-v1 Acrobot-v1 --algos vpg ppo --seeds 5
-    python rl/compare.py --envs CartPole-v1 --baselines none reward-to-go value gae --seeds 10
-    python rl/compare.py --suite procgen             all 16 games, one seed each, beside OpenAI's PPO: hours
+    python rl/compare.py --envs CartPole-v1 Acrobot-v1 --methods strict one-epoch ppo --seeds 5
+    python rl/compare.py --envs CartPole-v1 --methods strict --baselines none reward-to-go value gae --seeds 10
+    python rl/compare.py --suite procgen --methods one-epoch        all 16 games, one seed each, beside OpenAI's PPO: hours
+    python rl/compare.py --suite procgen-control                    one pass and three with the same discount and minibatches
 
 Every run is one of vpg.py with its environment's recipe, in a process of its own and in its own folder: the same command
 skips what is done. Curves are the interquartile mean over seeds with its 95% bootstrap interval (Agarwal et al. 2021), of

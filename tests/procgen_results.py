@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from pages import one_line, page
+from rl_report.kept_results import arm_and_seed
 from rl_report.published import ppo_return
 from rl_report.seed_statistics import mean_interval
 from rl_settings.compare_settings import Arm
@@ -40,19 +41,14 @@ def numbers(row: dict[str, str]) -> dict[str, Any]:
 def results(folder: str) -> dict[Arm, list[dict[str, Any]]]:
     """The runs of a comparison from its runs.csv and curves.csv, as compare.py had them."""
 
-    def key(row: dict[str, str]) -> tuple[Arm, str]:
-        named: dict[str, Any] = {name: row[name] for name in ("env", "algo", "baseline")}
-        named |= {"minibatches": int(row["minibatches"] or 0), "encoder": row.get("encoder") or ""}
-        return Arm(**named), row["seed"]
-
     found: dict[Arm, list[dict[str, Any]]] = {}
-    curves: dict[tuple[Arm, str], dict[str, list[dict[str, Any]]]] = {}
+    curves: dict[tuple[Arm, int], dict[str, list[dict[str, Any]]]] = {}
     for name in ("curve", "training"):
         for row in rows(f"{folder}/{'curves' if name == 'curve' else name}.csv"):
-            curves.setdefault(key(row), {}).setdefault(name, []).append(numbers(row))
+            curves.setdefault(arm_and_seed(row), {}).setdefault(name, []).append(numbers(row))
     for row in rows(f"{folder}/runs.csv"):
-        arm, seed = key(row)
-        found.setdefault(arm, []).append({"summary": numbers(row), **curves[arm, seed], "seed": int(seed)})
+        arm, seed = arm_and_seed(row)
+        found.setdefault(arm, []).append({"summary": numbers(row), **curves[arm, seed], "seed": seed})
     return found
 
 

@@ -46,8 +46,9 @@ def test_compare_runs_every_arm_and_skips_what_is_done(tmp_path, monkeypatch, ca
     files = {path.name for path in (RUNS / "c").iterdir()}
     assert {"curves.csv", "runs.csv", "table.md", "learning_curves.png", "summary.json"} <= files
     with open(RUNS / "c" / "runs.csv", newline="") as file:
-        found = [(row["algo"], row["baseline"], row["minibatches"], row["seed"]) for row in csv.DictReader(file)]
-    arms = [("ppo", "gae", ""), *(("vpg", baseline, parts) for baseline in ("gae", "none") for parts in "12")]
+        found = [(row["method"], row["baseline"], row["minibatches"], row["seed"]) for row in csv.DictReader(file)]
+    vpg = {"strict": "1", "one-epoch": "2"}.items()
+    arms = [("ppo", "gae", ""), *((method, baseline, parts) for baseline in ("gae", "none") for method, parts in vpg)]
     assert sorted(found) == sorted((*arm, seed) for arm in arms for seed in "01")
     assert len([path for path in RUNS.iterdir() if path.name.startswith("CartPole")]) == 10
 
@@ -55,7 +56,7 @@ def test_compare_runs_every_arm_and_skips_what_is_done(tmp_path, monkeypatch, ca
 def small_config_of(settings: CompareSettings, arm: Arm, seed: int, results_dir: str | None = None) -> Config:
     return Config(
         env=arm.env,
-        algo=arm.algo,
+        method=arm.method,
         baseline=arm.baseline,
         minibatches=arm.minibatches or None,
         seed=seed,
@@ -106,12 +107,12 @@ def test_what_has_ended_is_reported_where_not_all_does(tmp_path, monkeypatch, ca
     assert {"curves.csv", "runs.csv", "table.md", "learning_curves.png"} <= files
     assert "summary.json" not in files
     with open(RUNS / "c" / "runs.csv", newline="") as file:
-        assert [(row["algo"], row["seed"], row["eval_return_mean"]) for row in csv.DictReader(file)] == [
+        assert [(row["method"], row["seed"], row["eval_return_mean"]) for row in csv.DictReader(file)] == [
             ("ppo", "1", "200.0")
         ]
     (line,) = (line for line in (RUNS / "c" / "table.md").read_text().splitlines() if "| PPO |" in line)
     assert line.startswith("| CartPole-v1 | PPO | 200.0 (200.0) | 210.0 | 2,000 |")
-    assert ("failed: CartPole_v1-vpg-gae-s0: out of memory" in capsys.readouterr().out) is not stopped
+    assert ("failed: CartPole_v1-strict-gae-s0: out of memory" in capsys.readouterr().out) is not stopped
 
 
 def test_compare_refuses_bad_input(tmp_path, monkeypatch, capsys):
@@ -121,7 +122,7 @@ def test_compare_refuses_bad_input(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.count("error:") == 3
     with pytest.raises(BadInput):
         resolve_comparison(CompareConfig(first_seed=-1))
-    with pytest.raises(BadInput, match="--baselines and --minibatches are vpg's"):
+    with pytest.raises(BadInput, match="--minibatches are one-epoch's, and --algos does not name it"):
         resolve_comparison(CompareConfig(algos=("ppo",), minibatches=(4,)))
     with pytest.raises(BadInput, match="--minibatches must be positive, not 0"):
         resolve_comparison(CompareConfig(minibatches=(0, 1)))

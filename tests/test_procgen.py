@@ -225,7 +225,7 @@ def test_bad_input_is_one_sentence(monkeypatch):
         ({"value_epochs": 3}, "learns with the policy"),
         ({"critic": "separate", "value_weight": 1.0}, "only --critic shared"),
         ({"critic": "separate", "minibatches": 2, "value_clip": 0.2}, "only --critic shared"),
-        ({"value_clip": 0.2}, "one minibatch"),
+        ({"value_clip": 0.2}, "strict moves nothing"),
         ({"normalise_observations": True}, "images are not normalised"),
         ({"log_std": -1.0}, "the actions are discrete"),
     ],

@@ -19,6 +19,7 @@ from procgen_results import (
 from rl_report.published import ppo_return
 from rl_settings.procgen_games import GAMES, normalised_return
 from rl_settings.recipes import recipe_for
+from rl_settings.vpg_settings import Config, resolve
 
 
 def test_the_discount_is_as_the_page_says():
@@ -48,8 +49,8 @@ def test_the_discount_is_as_the_page_says():
     assert f"one of coinrun {ours['coinrun']:.0f} and {theirs['coinrun']:.0f}; they are longer" in TEXT
     longer = sum(ours[game] > theirs[game] for game in GAMES)
     assert f"longer than PPO's in {COUNTS[longer]} of the 16 games" in TEXT
-    assert recipe_for("procgen:ninja", "vpg", 64)["gamma"] == 0.99
-    assert [recipe_for("procgen:ninja", algo)["gamma"] for algo in ("vpg", "ppo")] == [0.999, 0.999]
+    assert recipe_for("procgen:ninja", "one-epoch", 64)["gamma"] == 0.99
+    assert [recipe_for("procgen:ninja", method)["gamma"] for method in ("strict", "ppo")] == [0.999, 0.999]
     assert recipe_for("procgen:ninja", "ppo")["value_clip"] == 0.2
 
 
@@ -85,3 +86,39 @@ def test_the_discount_on_the_reported_seed_is_as_the_page_says():
     assert f"and loses by more than 0.02 in {' and '.join(behind)}" in TEXT
     readme = "the mean over the games is {:.2f} where the small batch with 0.999 has {:.2f} (returns of training)"
     assert readme.format(ours.mean(), small.mean()) in TEXT
+
+
+def test_the_scale_of_rewards_is_as_the_page_says():
+    """By which factor a scaling at 0.999 makes them smaller than one at 0.99, and the values' error by its square."""
+    factor = {
+        row["game"]: float(row["deviation_at_0.999"]) / float(row["deviation_at_0.99"])
+        for row in rows("reward_scale.csv")
+    }
+    assert set(factor) == set(GAMES)
+    assert {row["frames"] for row in rows("reward_scale.csv")} == {"128000"}
+    changed = sorted((game for game in GAMES if factor[game] != 1), key=lambda game: -factor[game])
+    same = [game for game in GAMES if factor[game] == 1]
+    assert f"| {' | '.join(changed)} | the other {COUNTS[len(same)]} |" in PAGE
+    assert f"| {' | '.join(f'{factor[game]:.2f}' for game in changed)} | 1.00 |" in PAGE
+    assert f"the other seven, {', '.join(same[:-1])} and {same[-1]}, rewards come at an episode's end only" in TEXT
+    fruitbot = f"in fruitbot they are {factor['fruitbot']:.2f} times smaller"
+    assert f"{fruitbot} and the values' error counts {factor['fruitbot'] ** 2:.2f} times less" in TEXT
+
+
+def test_what_differs_between_the_methods_is_as_the_page_says():
+    """The settings of the suite's runs, of OpenAI's PPO, and of our PPO as it ran, whose rewards were scaled with gamma."""
+    one, ppo = (resolve(Config(env="procgen:maze", method=method)) for method in ("one-epoch", "ppo"))
+    assert (one.num_envs, one.horizon) == (ppo.num_envs, ppo.horizon) == (64, 256)
+    assert f"| passes over 64 games × 256 steps | {one.epochs} | {ppo.epochs} | {ppo.epochs} |" in PAGE
+    steps = [f"{s.epochs * s.minibatches}, {s.num_envs * s.horizon // s.minibatches:,}" for s in (one, ppo)]
+    assert f"| steps of Adam per batch, frames each | {steps[0]} | {steps[1]} | {steps[1]} |" in PAGE
+    assert f"| γ | {one.gamma} | {ppo.gamma} | {ppo.gamma} |" in PAGE
+    assert f"| discount of the rewards' scale | {one.reward_gamma} | {ppo.reward_gamma} | {ppo.gamma} |" in PAGE
+    assert one.value_clip == 0
+    assert f"| values' clip | none | {ppo.value_clip} | {ppo.value_clip}, in `ppo-1m` none |" in PAGE
+    assert steps[1].startswith("24, ")
+
+
+def test_what_others_found_of_one_pass_is_told_with_their_numbers():
+    assert "0.208 of the mean normalised return after 10 million frames of the hard mode, 0.045 with six passes" in TEXT
+    assert "six passes, PPO 0.123 (its published runs); DAAC (Raileanu & Fergus 2021)" in TEXT

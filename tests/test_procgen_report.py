@@ -62,7 +62,7 @@ def test_the_suite_is_sixteen_games_and_its_table_is_right(tmp_path):
     config = compared(suite="procgen")
     arms = arms_of(config)
     assert [arm.env for arm in arms] == [f"procgen:{game}" for game in GAMES]
-    assert {arm.algo for arm in arms} == {"vpg"}
+    assert {arm.method for arm in arms} == {"strict"}
     assert config.seeds == (1,)
     results = {arm: runs(1_000_000, 6.0, 5.5) for arm in arms}
     table = procgen_table(results).splitlines()

@@ -315,7 +315,7 @@ def test_the_trials_of_features_and_values_are_as_readme_says():
 def test_the_noise_of_the_values_is_as_readme_says():
     """Standard deviations: the value function's error counts half in the loss."""
     more = {
-        row["game"]: recipe_for("procgen:coinrun", "vpg", 16)["value_weight"]
+        row["game"]: recipe_for("procgen:coinrun", "one-epoch", 16)["value_weight"]
         * float(np.sqrt(float(row["value_trace"]) / float(row["policy_trace"])))
         for row in rows("noise.csv")
     }

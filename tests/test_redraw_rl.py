@@ -3,12 +3,15 @@
 import shutil
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 
 import compare
 import vpg
 from common.live import attempt
+from common.plots import new_figure, style
 from rl_commands import RUNS, inline
+from rl_report.arm_lines import arm_lines, legend_below
 from rl_report.comparison_report import panels, table
 from rl_report.kept_results import number_or_text, read_results
 from rl_report.procgen_report import procgen_table
@@ -20,10 +23,13 @@ REFERENCE = Path(compare.__file__).resolve().parents[1] / "results" / "reference
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
-        (("vpg",), "strict policy gradient"),
-        (("vpg", 1, "none"), "strict policy gradient, whole return"),
-        (("vpg", 64, "gae", "impala"), "one epoch of PPO's clip, 64 minibatches, impala"),
+        (("strict",), "strict policy gradient"),
+        (("strict", 1, "none"), "strict policy gradient, whole return"),
+        (("one-epoch", 64, "gae", "impala"), "one epoch of PPO's clip, 64 minibatches, impala"),
+        (("one-epoch", 24, "gae", "", 0.0, 256), "one epoch of PPO's clip, 24 minibatches, horizon 256"),
         (("ppo", 8), "PPO"),
+        (("ppo", 1), "PPO, whole batches"),
+        (("ppo", 64, "gae", "impala", 0.99), "PPO, 64 minibatches, γ = 0.99, impala"),
     ],
 )
 def test_a_method_is_called_what_it_is(arguments, name):
@@ -31,7 +37,7 @@ def test_a_method_is_called_what_it_is(arguments, name):
 
 
 @pytest.mark.parametrize(
-    "folder", ["classic", "baselines", "procgen/suite", "procgen/three-2m", "procgen/suite-full-1m"]
+    "folder", ["classic", "methods", "baselines", "procgen/suite", "procgen/three-2m", "procgen/suite-full-1m"]
 )
 def test_the_committed_tables_come_again_from_the_committed_runs(folder):
     results = read_results(REFERENCE / folder)
@@ -39,12 +45,32 @@ def test_the_committed_tables_come_again_from_the_committed_runs(folder):
     assert made == (REFERENCE / folder / "table.md").read_text()
 
 
+def test_more_arms_than_colours_have_lines_of_their_own():
+    labels = [f"arm {i}" for i in range(20)]
+    lines = arm_lines(labels + labels)
+    assert list(lines) == labels
+    assert len({str(sorted(line.items())) for line in lines.values()}) == 20
+    assert {line["linestyle"] for line in list(lines.values())[:8]} == {"-"}
+
+
+@pytest.mark.parametrize(("letters", "columns"), [(10, 3), (36, 2), (60, 1)])
+def test_a_legend_stays_inside_its_figure(letters, columns):
+    with style():
+        figure, axes = new_figure(1, width=7.4, height=4.2)
+        handles = {f"{i}" * letters: axes[0].plot([0, 1], [0, 1])[0] for i in range(6)}
+        legend_below(figure, handles, None, columns=3)
+    (legend,) = figure.legends
+    assert vars(legend)["_ncols"] == columns
+    assert legend.get_window_extent().width <= figure.bbox.width
+    plt.close(figure)
+
+
 def test_what_is_read_is_what_was_written():
     results = read_results(REFERENCE / "baselines")
     assert [number_or_text(text) for text in ("7", "0.5", "nan", "ok")][:2] == [7, 0.5]
     (arm,) = [arm for arm in results if arm.baseline == "none"]
     assert [run["seed"] for run in results[arm]] == list(range(10))
-    assert results[arm][3]["summary"]["eval_return_mean"] == pytest.approx(225.9, abs=0.05)
+    assert results[arm][1]["summary"]["eval_return_mean"] == pytest.approx(259.7, abs=0.05)
     steps, returns, *_ = panels(results)["CartPole-v1"][arm.label]
     assert returns.shape == (10, len(steps))
 

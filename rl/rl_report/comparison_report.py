@@ -1,6 +1,5 @@
 """The files of a comparison: curves.csv, runs.csv, of Procgen training.csv, the table and the figure."""
 
-import itertools
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,8 @@ import numpy as np
 
 from common.files import write_csv, write_text
 from common.live import attempt
-from common.plots import PALETTE, band, new_figure, save_figure, style
+from common.plots import band, new_figure, save_figure, style
+from rl_report.arm_lines import arm_lines, legend_below
 from rl_report.procgen_report import procgen_figure, procgen_table
 from rl_report.published import PUBLISHED, THRESHOLDS
 from rl_report.seed_statistics import curve_interval, solved_at
@@ -30,7 +30,8 @@ def report(folder: Path, results: Results, figures_only: bool = False) -> str:
     curves, rows, training = [], [], []
     for arm, runs in results.items():
         for one in runs:
-            what = {**asdict(arm), "minibatches": arm.minibatches or "", "seed": one["seed"]}
+            recipes = {name: getattr(arm, name) or "" for name in ("minibatches", "gamma", "horizon")}
+            what = {**asdict(arm), **recipes, "seed": one["seed"]}
             curves += [{**what, **point} for point in one["curve"]]
             training += [{**what, **row} for row in one.get("training", ())]
             rows.append({**what, **one["summary"]})
@@ -109,14 +110,13 @@ def comparison_figure(panels: dict[str, dict[str, Any]], path: Path) -> None:
         figure, axes = new_figure(
             columns, -(-len(panels) // columns), width=7.4 / columns, height=2.0 if columns > 2 else 4.2
         )
-        labels = dict.fromkeys(label for arms in panels.values() for label in arms)
-        colors = dict(zip(labels, itertools.cycle(PALETTE), strict=False))
+        lines = arm_lines(label for arms in panels.values() for label in arms)
         for axis, (env, arms) in zip(axes, panels.items(), strict=False):
             for label, (steps, returns, middle, low, high) in arms.items():
-                color = colors[label]
+                color = lines[label]["color"]
                 for one in returns:
                     axis.plot(steps / 1e6, one, color=color, alpha=0.2, linewidth=0.7)
-                (handles[label],) = axis.plot(steps / 1e6, middle, color=color)
+                (handles[label],) = axis.plot(steps / 1e6, middle, **lines[label])
                 band(axis, steps / 1e6, low, high, color)
             for who, (value, _) in PUBLISHED.get(env, {}).items():
                 handles[who] = axis.axhline(value, color="#777777", linestyle=LINES.get(who, ":"), linewidth=1)
@@ -132,7 +132,5 @@ def comparison_figure(panels: dict[str, dict[str, Any]], path: Path) -> None:
             if several
             else None
         )
-        figure.legend(
-            handles.values(), handles.keys(), loc="outside lower center", ncol=3, title=bands, title_fontsize=8
-        )
+        legend_below(figure, handles, bands, columns=3)
         save_figure(figure, path)

@@ -2,14 +2,16 @@
 
 import csv
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from common.errors import BadInput
 from common.files import number_or_text
 from rl_report.comparison_report import Results
 from rl_settings.compare_settings import Arm
+from rl_settings.method_names import method_of_older
+from rl_settings.vpg_choices import Method
 
-OF_AN_ARM = ("env", "algo", "baseline", "minibatches", "encoder", "seed")
+OF_AN_ARM = ("env", "algo", "method", "baseline", "minibatches", "encoder", "gamma", "horizon", "seed")
 
 
 def read_results(folder: Path) -> Results:
@@ -42,10 +44,14 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def arm_and_seed(row: dict[str, str]) -> tuple[Arm, int]:
-    """What a row is of. Older tables have no columns for minibatches and network."""
-    minibatches = int(row.get("minibatches") or (0 if row["algo"] == "ppo" else 1))
-    arm: Any = Arm(row["env"], row["algo"], row["baseline"], minibatches, row.get("encoder", ""))  # type: ignore[arg-type]
-    return arm, int(row["seed"])
+    """What a row is of. Older tables call a method by its older name, and have no columns for what all their rows share."""
+    parts = int(row.get("minibatches") or 0)
+    method = row["method"] if "method" in row else method_of_older(row["algo"], parts)
+    if method not in get_args(Method):
+        raise ValueError(f"{method} is no method")
+    named: dict[str, Any] = {"method": method, "baseline": row["baseline"], "encoder": row.get("encoder", "")}
+    more = {"gamma": float(row.get("gamma") or 0), "horizon": int(row.get("horizon") or 0)}
+    return Arm(row["env"], minibatches=1 if method == "strict" else parts, **named, **more), int(row["seed"])
 
 
 def rest_of(row: dict[str, str]) -> dict[str, Any]:

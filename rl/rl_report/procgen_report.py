@@ -1,6 +1,5 @@
 """The Procgen suite's table and figure: ours beside OpenAI's PPO at the same number of frames, and a random policy."""
 
-import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from common.plots import PALETTE, new_figure, save_figure, style
+from common.plots import new_figure, save_figure, style
 from common.run import read_metrics
+from rl_report.arm_lines import arm_lines, legend_below
 from rl_report.published import ppo_points, ppo_return, random_return
 from rl_report.seed_statistics import mean_interval
 from rl_settings.procgen_games import MODES, game_and_mode, normalised_return
@@ -118,7 +118,7 @@ def procgen_figure(results: dict[Any, list[dict[str, Any]]], path: Path) -> None
     if not by_env:
         return
     columns = min(4, len(by_env))
-    colors = dict(zip(dict.fromkeys(arm.label for arm in results), itertools.cycle(PALETTE), strict=False))
+    lines = arm_lines(arm.label for arm in results)
     with style():
         figure, axes = new_figure(
             columns, -(-len(by_env) // columns), width=7.4 / columns, height=1.75 if columns > 3 else 2.4
@@ -126,7 +126,7 @@ def procgen_figure(results: dict[Any, list[dict[str, Any]]], path: Path) -> None
         for axis, (env, arms) in zip(axes, by_env.items(), strict=False):
             for label, runs in arms.items():
                 for i, run in enumerate(runs):
-                    one_run(axis, run, colors[label], label if i == 0 else None)
+                    one_run(axis, run, lines[label], label if i == 0 else None)
             last = max(float(run["summary"]["steps"]) for runs in arms.values() for run in runs) / 1e6
             game, mode = game_and_mode(env)
             if mode == MODES[0]:
@@ -145,7 +145,7 @@ def procgen_figure(results: dict[Any, list[dict[str, Any]]], path: Path) -> None
             label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
         }
         told = "dots: the final evaluation and its 95% interval over episodes; filled: levels of training, open: all levels"
-        figure.legend(known.values(), known.keys(), loc="outside lower center", ncol=2, title=told, title_fontsize=8)
+        legend_below(figure, known, told, columns=2)
         save_figure(figure, path)
 
 
@@ -162,21 +162,28 @@ def published(axis: Axes, env: str, last: float) -> None:
     axis.plot(at[inside] / 1e6, returns[inside], "-s", color="#777777", markersize=3, linewidth=1.0, label=label)
 
 
-def one_run(axis: Axes, run: dict[str, Any], color: str, label: str | None) -> None:
+def one_run(axis: Axes, run: dict[str, Any], line: dict[str, Any], label: str | None) -> None:
     """Training, where a run has its windows, else evaluations; the final ones as dots with 95% intervals over episodes."""
     summary = run["summary"]
     end, mean = summary["steps"] / 1e6, summary["eval_return_mean"]
     if len(run.get("training", ())) > 2:
-        axis.plot(*smoothed(run["training"]), "-", color=color, linewidth=1.3, label=label)
+        axis.plot(*smoothed(run["training"]), **line, linewidth=1.3, label=label)
     else:
         points = [
             (point["step"] / 1e6, point["eval_return"]) for point in run["curve"] if point["step"] < summary["steps"]
         ]
         told = None if label is None else f"{label} (evaluations)"
-        axis.plot(*zip(*points, (end, mean), strict=True), "-", color=color, linewidth=1.1, label=told)
-    for name, aside, face in (("eval_return", 1.03, color), ("test_return", 1.08, "white")):
+        axis.plot(*zip(*points, (end, mean), strict=True), **line, linewidth=1.1, label=told)
+    for name, aside, face in (("eval_return", 1.03, line["color"]), ("test_return", 1.08, "white")):
         middle, low, high = (summary[f"{name}_{part}"] for part in ("mean", "lo95", "hi95"))
         beside = None if low is None else [[max(0.0, middle - low)], [max(0.0, high - middle)]]
         axis.errorbar(
-            aside * end, middle, beside, fmt="o", markersize=3.5, linewidth=1.1, color=color, markerfacecolor=face
+            aside * end,
+            middle,
+            beside,
+            fmt="o",
+            markersize=3.5,
+            linewidth=1.1,
+            color=line["color"],
+            markerfacecolor=face,
         )

@@ -49,10 +49,13 @@ SUMMARY_JSON = {
 }
 OF_AN_ARM = {
     "env": "environment",
-    "algo": "vpg or ppo",
+    "method": "strict, one-epoch or ppo",
+    "algo": "in older tables, instead: vpg (strict, with several minibatches one-epoch) or ppo",
     "baseline": "what multiplies grad log π",
     "minibatches": "of a pass over a batch; empty: ppo's recipe",
     "encoder": "network for images; empty: the recipe's",
+    "gamma": "discount; empty: the recipe's",
+    "horizon": "steps of each environment per batch; empty: the recipe's",
     "seed": "of the run",
 }
 CURVES_CSV = {
@@ -60,7 +63,7 @@ CURVES_CSV = {
     **{name: METRICS_CSV[name] for name in ("step", "seconds")},
     **{name: METRICS_CSV[name] for name in ("eval_return", "eval_return_test", "eval_success", "eval_success_test")},
 }
-RUNS_CSV = {**OF_AN_ARM, "status": "ok or diverged", **SUMMARY_JSON}
+RUNS_CSV = {**OF_AN_ARM, "status": "ok or diverged", **SUMMARY_JSON, "headline": "the run in one sentence"}
 TRAINING_CSV = {
     **OF_AN_ARM,
     "game": "Procgen's",
@@ -143,6 +146,13 @@ BENCHMARKS = {
         "clipped": "share of the batch whose ratio was clipped",
         "length": "of an episode",
         "explained_variance": "of its value function",
+    },
+    "reward_scale.csv": {
+        "game": "Procgen's",
+        "frames": "of a random policy",
+        "episodes": "that ended in them",
+        "deviation_at_0.999": "standard deviation of the return, discounted at 0.999",
+        "deviation_at_0.99": "at 0.99",
     },
     "speed.csv": {"round": "number of the measurement", "what": "is timed", "frames_per_second": "of it"},
 }

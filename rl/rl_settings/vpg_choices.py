@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-Algo = Literal["vpg", "ppo"]
+Method = Literal["strict", "one-epoch", "ppo"]
+Algo = Literal["vpg", "ppo"]  # the methods' older names: vpg was strict, or with several minibatches one-epoch
 Baseline = Literal["none", "reward-to-go", "value", "gae"]
 Encoder = Literal["impala", "impala-half", "impala-norm", "impala-half-norm", "impala-glorot", "nature"]
 Critic = Literal["separate", "shared", "detached"]

@@ -9,9 +9,10 @@ import tyro
 from common.device import DeviceName
 from common.errors import BadInput
 from common.provenance import check_name
+from rl_settings.method_names import method_asked
 from rl_settings.procgen_games import TRAIN_LEVELS, game_and_mode, is_procgen
 from rl_settings.recipes import recipe_for
-from rl_settings.vpg_choices import Algo, Baseline, Critic, Encoder
+from rl_settings.vpg_choices import Algo, Baseline, Critic, Encoder, Method
 
 VALUE_LOSS = ("value_weight", "value_clip")  # what an encoder's step needs that policy and values share
 VALUE_PASSES = ("value_lr", "value_epochs", "value_minibatch")  # what the value function's own passes need
@@ -41,8 +42,10 @@ class Config:
     """draw the figure of this run folder again from its metrics.csv, and do nothing else"""
     env: str = "CartPole-v1"
     """any Gymnasium environment; `module:Id` for one that importing a module of yours registers; `procgen:coinrun`"""
-    algo: Algo = "vpg"
-    """vpg: one pass over a batch, in one step or in --minibatches; ppo: several epochs, with the clipped ratio"""
+    method: Method | None = None
+    """strict (default): one step per batch; one-epoch: one pass, in --minibatches, with PPO's clip; ppo: several passes"""
+    algo: Algo | None = None
+    """older names of --method: vpg is strict, with several --minibatches one-epoch; ppo is ppo"""
     total_steps: int | None = None
     """environment steps; default: by environment"""
     num_envs: int | None = None
@@ -73,6 +76,8 @@ class Config:
     """divide observations by their running standard deviation, after subtracting their mean"""
     normalise_rewards: Flag = None
     """divide rewards by the running standard deviation of the discounted return"""
+    reward_gamma: float | None = None
+    """discount of that return; default: --gamma, of Procgen's ppo 0.99 whatever --gamma is, as in OpenAI's code"""
     normalise_advantages: bool = True
     """zero mean and unit variance over the batch"""
     hidden: tuple[int, ...] | None = None
@@ -92,9 +97,9 @@ class Config:
     levels: int | None = None
     """Procgen: levels to train on; 0: all; default: the paper's 200, in hard mode 500"""
     epochs: int | None = None
-    """ppo: passes of the policy over a batch"""
+    """ppo: passes of the policy over a batch; default: 3 in Procgen, 10 elsewhere"""
     minibatches: int | None = None
-    """minibatches per pass; vpg with several of them takes ppo's ratio, and in Procgen 4 steps of 64 games for each"""
+    """per pass; several, without --method, mean one-epoch, which in Procgen takes 4 steps of 64 games for each"""
     clip: float | None = None
     """where the policy moves within a batch, its ratio to the old one counts between 1 - clip and 1 + clip"""
     eval_every: int | None = None
@@ -117,7 +122,7 @@ class Settings:
     """A training run in full: flags, preset and recipe taken together. What each means stands at the flag of its name."""
 
     env: str
-    algo: Algo
+    method: Method
     seed: int
     total_steps: int
     num_envs: int
@@ -134,6 +139,7 @@ class Settings:
     max_grad_norm: float
     normalise_observations: bool
     normalise_rewards: bool
+    reward_gamma: float
     normalise_advantages: bool
     hidden: tuple[int, ...]
     log_std: float
@@ -155,17 +161,17 @@ def resolve(given: Config) -> Settings:
     """What was given, with the preset and the environment's recipe filled in; BadInput for what cannot be run."""
     if given.name is not None:
         check_name(given.name)
-    recipe = recipe_for(given.env, given.algo, given.minibatches)
+    method = method_asked(given.method, given.algo, given.minibatches, given.epochs)
+    recipe = recipe_for(given.env, "ppo" if given.algo == "ppo" else method, given.minibatches)
     recipe["total_steps"] = round(STEPS_FACTOR[given.preset] * recipe["total_steps"])
     if given.preset == "quick":
         recipe["total_steps"] = max(min(recipe["total_steps"], QUICK_STEPS), recipe["num_envs"] * recipe["horizon"])
     flags = {field.name: getattr(given, field.name) for field in fields(Settings)}
     values = {**recipe, **{name: value for name, value in flags.items() if value is not None}}
-    values["levels"] = levels_of(given)
-    if given.algo == "vpg":
-        values["epochs"] = 1
-        if values["minibatches"] == 1:  # in one step there is no ratio to clip, and no value that has moved
-            values |= {"clip": 0.0, "value_clip": 0.0}
+    values |= {"levels": levels_of(given), "method": method}
+    values.setdefault("reward_gamma", values["gamma"])
+    if method == "strict":  # in one step there is no ratio to clip, and no value that has moved
+        values |= {"clip": 0.0, "value_clip": 0.0}
     settings = Settings(**values)
     check(settings)
     return settings
@@ -194,12 +200,12 @@ def check(settings: Settings) -> None:
     for name in ("entropy", "max_grad_norm", "eval_every", *passes):
         if not 0 <= getattr(settings, name) < math.inf:
             raise BadInput(f"--{name.replace('_', '-')} must not be negative, and it is {getattr(settings, name)}")
-    for name in ("gamma", "lam"):
+    for name in ("gamma", "lam", "reward_gamma"):
         if not 0 <= getattr(settings, name) <= 1:
-            raise BadInput(f"--{name} must be between 0 and 1, not {getattr(settings, name)}")
+            raise BadInput(f"--{name.replace('_', '-')} must be between 0 and 1, not {getattr(settings, name)}")
     if not -10 <= settings.log_std <= 2:
         raise BadInput(f"--log-std must be between -10 and 2, not {settings.log_std}")
-    if (settings.algo == "ppo" or settings.minibatches > 1) and not 0 < settings.clip < 1:
+    if settings.method != "strict" and not 0 < settings.clip < 1:
         raise BadInput(f"--clip must be between 0 and 1, not {settings.clip}")
     if any(width < 1 for width in settings.hidden):
         raise BadInput("--hidden must be positive widths")
@@ -215,17 +221,14 @@ def check(settings: Settings) -> None:
 def check_meaning(settings: Settings, given: Config, image: bool, gaussian: bool) -> None:
     """BadInput for a flag that changes nothing here: its user believes that it does."""
     joint = image and settings.critic != "separate"
-    several = given.epochs is not None and given.epochs > 1
     nothing = {
         "this environment's observations are no images": () if image else ("encoder", "critic", "bf16", *VALUE_LOSS),
         "images are not normalised": ("normalise_observations",) if image and given.normalise_observations else (),
         f"--critic {settings.critic} learns with the policy": VALUE_PASSES if joint else (),
         "only --critic shared and detached have it": VALUE_LOSS if image and not joint else (),
         "the actions are discrete": () if gaussian else ("log_std",),
-        "vpg takes one pass over a batch": ("epochs",) if settings.algo == "vpg" and several else (),
-        "vpg moves nothing within a batch that is one minibatch": ("clip", "value_clip")
-        if settings.clip == 0.0
-        else (),
+        "rewards are not scaled": () if settings.normalise_rewards else ("reward_gamma",),
+        "strict moves nothing within a batch": ("clip", "value_clip") if settings.method == "strict" else (),
     }
     for why, names in nothing.items():
         for name in names:

@@ -149,7 +149,7 @@ def train_or_find(given: Config, draw: Draw, quiet: bool = False) -> tuple[dict[
 
 def headline(settings: Settings, summary: dict[str, Any]) -> str:
     """One sentence: what was reached."""
-    what = f"{settings.env}, {method_name(settings.algo, settings.minibatches, settings.baseline)}"
+    what = f"{settings.env}, {method_name(settings.method, settings.minibatches, settings.baseline)}"
     if summary["status"] != "ok":
         return f"{what}: diverged after {summary['steps']:,} steps; try --lr below {settings.lr:g}"
     low, high = summary["eval_return_lo95"], summary["eval_return_hi95"]
@@ -179,7 +179,7 @@ def probe(settings: Settings) -> tuple[ActorCritic, bool]:
 def plan(settings: Settings) -> str:
     """The run in one line."""
     total, batch = settings.total_steps, settings.num_envs * settings.horizon
-    method = method_name(settings.algo, settings.minibatches, settings.baseline)
+    method = method_name(settings.method, settings.minibatches, settings.baseline)
     return (
         f"plan: {method} on {settings.env}, {total:,} steps in {-(-total // batch):,} updates of {batch:,} "
         f"({settings.num_envs} environments x {settings.horizon})"

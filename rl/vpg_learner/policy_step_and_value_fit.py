@@ -146,9 +146,9 @@ def step_policy(
     random: torch.Generator,
     passes: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> tuple[dict[str, float], NoiseScale | None]:
-    """VPG's one step, or its steps in one pass of minibatches, or PPO's epochs of minibatches.
+    """Strictly one step, or the steps of one pass of minibatches, or PPO's epochs of minibatches.
 
-    In a pass of several minibatches the policy moves between them, VPG's too: the clipped ratio accounts for that. `passes`
+    In a pass of several minibatches the policy moves between them: the clipped ratio accounts for that. `passes`
     are those that chose the actions, where they were kept: a third of what an update costs.
     """
     parameters = model.actor_parameters()

@@ -49,7 +49,7 @@ class Trainer:
             torch.optim.Adam(own, settings.value_lr, **adam),
         )
         scaler = ObservationScaler(encoder.shape) if settings.normalise_observations and not encoder.image else None
-        rewards = RewardScaler(self.streams.n, settings.gamma) if settings.normalise_rewards else None
+        rewards = RewardScaler(self.streams.n, settings.reward_gamma) if settings.normalise_rewards else None
         self.collector = Collector(self.streams, settings.horizon, scaler, rewards)
         self.random = torch.Generator().manual_seed(actions)
         self.step = self.updates = 0

@@ -2,10 +2,10 @@
 
     pip install -e '.[dev]' && python tests/benchmarks/beside_sb3.py
 
-Each system trains in this process on one thread, one after the other, seeds in turn: ours with its recipe for CartPole,
-SB3's A2C and PPO with the settings of its zoo (8 environments). Every 8,192 steps 20 episodes of the stochastic policy are
-played, whose time does not count; SB3 ends when it has solved the task, ours at the end of its recipe. Beside them: how
-fast the environments step with no learner. Writes results/reference/rl/classic/beside_sb3.csv.
+Each system trains in this process on one thread, one after the other, seeds in turn: our three methods with their recipes
+for CartPole, SB3's A2C and PPO with the settings of its zoo (8 environments). Every 8,192 steps 20 episodes of the stochastic
+policy are played, whose time does not count; SB3 ends when it has solved the task, ours at the end of its recipe. Beside
+them: how fast the environments step with no learner. Writes results/reference/rl/classic/beside_sb3.csv.
 """
 
 import argparse
@@ -15,8 +15,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -26,7 +27,9 @@ sys.path.insert(0, str(ROOT / "rl"))
 
 from common.device import configure_cpu
 from common.files import write_csv
+from rl_settings.method_names import method_name
 from rl_settings.seed_purposes import DURING
+from rl_settings.vpg_choices import Method
 from rl_settings.vpg_settings import Config, resolve
 from vector_environments.make_streams import make_streams
 from vpg_learner.vpg_trainer import Trainer
@@ -58,9 +61,9 @@ def solved(curve: list[tuple[int, float, float]]) -> tuple[float | None, float |
     return None, None
 
 
-def ours(algo: str, seed: int) -> dict[str, Any]:
+def ours(method: Method, seed: int) -> dict[str, Any]:
     """vpg.py's training loop."""
-    config = resolve(Config(env="CartPole-v1", algo=algo, seed=seed))  # type: ignore[arg-type]
+    config = resolve(Config(env="CartPole-v1", method=method, seed=seed))
     trainer = Trainer(config, torch.device("cpu"))
     curve: list[tuple[int, float, float]] = []
     while trainer.step < config.total_steps:
@@ -69,7 +72,7 @@ def ours(algo: str, seed: int) -> dict[str, Any]:
             value = float(trainer.evaluate(EPISODES, False, DURING, trainer.updates)[0].mean())
             curve.append((trainer.step, trainer.seconds, value))
     trainer.close()
-    return row(f"ours, {algo}", seed, trainer.step, trainer.seconds, curve)
+    return row(f"ours, {method_name(method, config.minibatches)}", seed, trainer.step, trainer.seconds, curve)
 
 
 def sb3(name: str, seed: int) -> dict[str, Any]:
@@ -143,8 +146,7 @@ def main() -> None:
         parser.error("Stable-Baselines3 is not installed: pip install -e '.[dev]'")
     configure_cpu(1)
     systems: list[Callable[[int], dict[str, Any]]] = [
-        lambda seed: ours("vpg", seed),
-        lambda seed: ours("ppo", seed),
+        *(partial(ours, method) for method in get_args(Method)),
         lambda seed: sb3("A2C", seed),
         lambda seed: sb3("PPO", seed),
     ]

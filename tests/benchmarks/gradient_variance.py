@@ -29,7 +29,7 @@ from vpg_learner.vpg_trainer import Trainer
 
 OUT = ROOT / "results" / "reference" / "rl" / "baselines" / "gradient_variance.csv"
 BASELINES = ("none", "reward-to-go", "value", "gae")
-STAGES = (0, 10, 40)  # updates before the policy is frozen
+STAGES = (0, 5, 20)  # updates before the policy is frozen
 ROLLOUTS, SEED = 200, 1000
 
 

@@ -21,9 +21,9 @@ from vpg_learner.vpg_trainer import Trainer
 
 OUT = REFERENCE / "passes.csv"
 METHODS: dict[str, dict[str, Any]] = {
-    "one pass in 16": {"minibatches": 16},
-    "one pass in 64": {"minibatches": 64},
-    "ppo": {"algo": "ppo"},
+    "one pass in 16": {"method": "one-epoch", "minibatches": 16},
+    "one pass in 64": {"method": "one-epoch", "minibatches": 64},
+    "ppo": {"method": "ppo"},
 }
 
 

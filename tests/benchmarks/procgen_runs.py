@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "rl"))
 
 from common.files import load_checkpoint, write_csv
+from rl_settings.method_names import method_of_older
 from rl_settings.vpg_settings import Settings
 from vpg_learner.vpg_trainer import Trainer
 
@@ -21,7 +22,11 @@ REFERENCE = ROOT / "results" / "reference" / "rl" / "procgen"
 def untrained(folder: str) -> tuple[Trainer, dict[str, Any]]:
     """A finished run's trainer as it began, on the CPU, and the checkpoint that it ended with, for `Trainer.load`."""
     state = load_checkpoint(Path(folder) / "checkpoint.pt")
-    kept: dict[str, Any] = {field.name: state["arguments"][field.name] for field in fields(Settings)}
+    told = state["arguments"]
+    if "method" not in told:  # a run from before the methods had their names
+        method = method_of_older(told["algo"], told["minibatches"], told["epochs"])
+        told = {**told, "method": method, "reward_gamma": told["gamma"]}
+    kept: dict[str, Any] = {field.name: told[field.name] for field in fields(Settings)}
     settings = Settings(**{**kept, "hidden": tuple(kept["hidden"])})
     return Trainer(settings, torch.device("cpu")), state
 

@@ -22,7 +22,7 @@ from training_runs.training_run import start_worker, train_or_find
 
 OUT = REFERENCE / "tuning.csv"
 # A variant's name: environments x steps of each, and in how many minibatches.
-LONG = {"num_envs": 64, "horizon": 64, "minibatches": 16, "lr": 5e-4, "gamma": 0.999}
+LONG = {"method": "one-epoch", "num_envs": 64, "horizon": 64, "minibatches": 16, "lr": 5e-4, "gamma": 0.999}
 BIG = {**LONG, "horizon": 256, "minibatches": 64}
 # Everything else is PROCGEN's in recipes.py: gamma 0.999 where no other is named, lambda 0.95, entropy 0.01. tuning.csv also
 # has variants called "no ratio", of minibatches whose steps counted alike however far the policy had moved: the code at
@@ -47,7 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "64 x 256 in 64, value clip 0.2, gamma 0.99": {**BIG, "value_clip": 0.2, "gamma": 0.99},
     "64 x 64 in 16, normalised features": {**LONG, "encoder": "impala-half-norm"},
     "64 x 64 in 16, clip 0.999": {**LONG, "clip": 0.999},
-    "ppo": {"algo": "ppo"},
+    "ppo": {"method": "ppo", "reward_gamma": 0.999},  # before its rewards were scaled as OpenAI's are
 }
 
 

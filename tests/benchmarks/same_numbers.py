@@ -47,8 +47,8 @@ COMMANDS = [
     "rl/compare.py --envs CartPole-v1 Acrobot-v1 --seeds 2 --total-steps 4096 --workers 1",
 ]
 TIMES = ("seconds", "minutes", "per_second", "images_per_second", "crc32")  # a checksum is of the times too
-# What says where and how a run was made, not what came out.
-RECORDS = {"config.json", "plan.json", "began_with.json", "error.txt", "table.md"}  # the last one holds times
+# What says where and how a run was made, not what came out; table.md and the checksums of .seal.json are of times too.
+RECORDS = {"config.json", "plan.json", "began_with.json", "error.txt", "table.md", ".seal.json"}
 PLACES = {"sources", "checkpoint", "git_commit", "git_dirty", "command", "arguments", "config", "name", "folder"}
 
 
