@@ -64,6 +64,8 @@ def tables() -> dict[str, dict[str, dict[str, str]]]:
             "metrics.csv": lm_columns.METRICS_CSV,
             "by_position.csv": lm_columns.BY_POSITION_CSV,
             "summary.json": lm_columns.SUMMARY_JSON,
+            "adaptive.json": lm_columns.ADAPTIVE_JSON,
+            "own_texts.csv": lm_columns.OWN_TEXTS_CSV,
             "batch_sweep.csv": lm_columns.BATCH_SWEEP_CSV,
             "noise.csv": lm_columns.NOISE_CSV,
             "ablation.csv, ablation_trials.csv, learning_rates.csv, learning_rates_1000_steps.csv": lm_columns.RECIPE_CSV,

@@ -57,6 +57,29 @@ SUMMARY_JSON = {
     "total_seconds": "since the command began, until the numbers are kept; figures come after",
     "tokens_per_second": "in training",
 }
+ADAPTIVE_JSON = {
+    "loss_adaptive": "what `score.py --adaptive` prints: nats per token, each piece scored before it is learnt",
+    "loss_adaptive_second_half": "the same of the text's second half, the first being learnt before",
+    "bits_per_char_adaptive": "bits per character",
+    "seconds": "it took, without the loading",
+}
+OWN_TEXTS_CSV = {
+    "text": "which of the five",
+    "characters": "in it; the last tenth is held out",
+    "sha256": "of it",
+    "static": "nats per character, frozen, cold windows",
+    "static_sliding": "in sliding windows",
+    "nets": "of the nets alone, cold",
+    "ngram": "of the frozen n-gram, modified Kneser-Ney",
+    "ngram_order": "its order",
+    "adaptive": "of nets and n-gram going on learning (`score.py --adaptive`)",
+    "ppmd": "of PPMd, which goes on learning",
+    "members": "nets that were trained",
+    "steps": "of all of them",
+    "train_seconds": "of training",
+    "total_seconds": "of train.py",
+    "adaptive_seconds": "of score.py --adaptive",
+}
 BATCH_SWEEP_CSV = {
     "arm": "task, width and optimiser",
     "seed": "of weights and order",
