@@ -13,7 +13,7 @@ optimiser in optimisation/optimizer.py. plain_decoder.py is the paper's decoder 
 Three one-line changes to try (nats per character that --preset quick gave, one run each; as it is: 1.25):
   --arch vaswani          2.10: the paper's decoder, with its own optimiser and schedule, learns more slowly.
   --tokenizer word        1.33 (1.92 bits): words have too few examples.
-  --without ngrams        1.28: what follows from the last few letters has to be learnt by the net, and by the n-gram mixed in.
+  --without ngrams        1.28: what follows from the last few letters is learnt by net and mixture without tables.
 """
 
 import os
