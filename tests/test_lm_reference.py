@@ -128,6 +128,17 @@ def test_what_the_anchors_cost_and_reach(task):
         assert key == "ppmd" or f"| {int(row['parameters']) / 1e6:.2f} M counts, fp64 |" in line
 
 
+def test_texts_of_a_user_are_below_their_n_gram():
+    (row,) = rows("own_texts.csv")
+    assert row["text"] == "python-100kB"
+    static, ngram, later, ppmd = (float(row[name]) for name in ("static", "ngram", "adaptive", "ppmd"))
+    assert static < ngram - 0.05
+    assert (
+        f"{static:.3f} frozen, {ngram - static:.3f} below its n-gram's {ngram:.3f}; "
+        f"adaptive {later:.3f}, {'above' if later > ppmd else 'below'} PPMd's {ppmd:.3f}" in one_line(PAGE)
+    )
+
+
 def test_figures_that_are_given_are_called_so():
     given = [row for row in rows("anchors/anchors.csv") if row["model"].startswith("paq8px")]
     assert {row["text"] for row in given} == {"tinyshakespeare", "kjv"}

@@ -67,12 +67,12 @@ class Mixture:
         """
         if len(logits) == 1 and self.ngram is None:
             return logits[0]
-        p = torch.stack([one.double().softmax(-1) for one in logits]).mean(0)
+        p = torch.stack([one.cpu().double().softmax(-1) for one in logits]).mean(0)  # MPS has no fp64
         if self.ngram is not None:
             for row, ids in enumerate(read.cpu().numpy()):
                 q, depth = self.ngram.following(ids)
-                p[row] = (1 - self.trust[depth]) * p[row] + self.trust[depth] * torch.from_numpy(q).to(p.device)
-        return p.log()
+                p[row] = (1 - self.trust[depth]) * p[row] + self.trust[depth] * torch.from_numpy(q)
+        return p.log().float().to(logits[0].device)
 
 
 def learn_trust(nets: Array, ngram: Array, known: Array, depth: int) -> Array:
