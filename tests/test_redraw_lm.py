@@ -14,6 +14,7 @@ from common.files import finite, read_json
 from common.run import read_metrics
 from critical_batch.predictions import verdicts
 from lm_commands import inline
+from lm_report import train_figures
 from lm_report.kept_study import interval_of, read_study
 from lm_report.run_pictures import draw_run, figures_due
 
@@ -105,3 +106,17 @@ def test_the_study_is_drawn_again(tmp_path, monkeypatch):
     (tmp_path / "n" / "noise.csv").unlink()
     with pytest.raises(BadInput, match=r"has no noise\.csv"):
         noise_scale.main()
+
+
+def test_two_nets_have_a_curve_each_and_the_axes_their_names(tmp_path, monkeypatch):
+    folder, drawn = REFERENCE / "tinyshakespeare-s0", []
+    monkeypatch.setattr(train_figures, "save_figure", lambda figure, *_, **__: drawn.append(figure))
+    metrics, numbers = read_metrics(folder / "metrics.csv"), read_json(folder / "summary.json")
+    train_figures.text_figure(metrics, None, numbers, "tinyshakespeare", tmp_path / "loss")
+    axes = drawn[0].axes[:2]
+    assert [ax.get_xlabel() for ax in axes] == ["training tokens", "minutes since the command began"]
+    curves = [line for line in axes[0].lines if line.get_marker() == "."]
+    assert len(curves) == numbers["members"] == 2
+    assert sum(len(line.get_xdata()) for line in curves) == len(metrics["step"])
+    names = axes[1].get_legend_handles_labels()[1]
+    assert len(names) == len(set(names)) == 6

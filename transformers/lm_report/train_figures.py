@@ -49,11 +49,9 @@ def text_figure(
             (axes[1], "minutes", "minutes since the command began"),
         ):
             for rows in rows_of_nets(metrics, numbers):
-                first = rows.start == 0
-                label = "training, since the last point" if first else None
-                ax.plot(metrics[key][rows], metrics["train_loss"][rows], color="0.65", label=label)
-                label = f"{what}, a part of it" if first else None
-                ax.plot(metrics[key][rows], metrics["val_loss"][rows], color=PALETTE[0], marker=".", label=label)
+                told = ("training, since the last point", f"{what}, a part of it") if rows.start == 0 else (None, None)
+                ax.plot(metrics[key][rows], metrics["train_loss"][rows], color="0.65", label=told[0])
+                ax.plot(metrics[key][rows], metrics["val_loss"][rows], color=PALETTE[0], marker=".", label=told[1])
             for loss, told, star in final_points(numbers, what):
                 ax.plot(metrics[key][-1], loss, "*", ms=11, color=PALETTE[0], label=told, **star)
             for name, nats, color, line in anchors:
