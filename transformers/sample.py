@@ -20,6 +20,7 @@ import torch
 from common.cli import parse, run_main, shown
 from common.device import DeviceName, choose_device, configure_cpu
 from common.errors import BadInput
+from common.provenance import available_cores
 from lm_evaluation.checkpoints import load_text_model, text_checkpoint
 from lm_evaluation.generation import generate
 from texts.seeds import derived_seed
@@ -68,9 +69,10 @@ def main() -> int:
     config = parse(Config, {}, description=__doc__ or "")
     check(config)
     device, _ = choose_device(config.device, tiny=True)
-    configure_cpu(1)  # a token is too little work to share
     path = text_checkpoint(config.checkpoint, config.results_dir)
+    configure_cpu(available_cores())  # to read the training text again, whose places are neighbours
     model, vocabulary = load_text_model(path, device)
+    configure_cpu(1)  # a token is too little work to share
     start = "\n" if b"\n" in vocabulary.tokens else vocabulary.tokens[0].decode("utf-8", "replace")
     text = start if config.prompt is None else config.prompt
     prompt = torch.from_numpy(vocabulary.encode(text, strict=True))[None].to(device)

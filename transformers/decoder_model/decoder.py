@@ -143,6 +143,10 @@ class Decoder(nn.Module):
 
         With `cache`, `tokens` continue those that it has read.
         """
+        return self.logits(self.states(tokens, cache))
+
+    def states(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+        """(B, T) -> (B, T, C), in the dtype `compute`: what the logits are a linear map of."""
         start = cache.length if cache else 0
         positions = self.positions(start, tokens.size(1))
         x = dropout(self.embed(tokens, positions, cache), self.shape.dropout, self.training)
@@ -151,8 +155,10 @@ class Decoder(nn.Module):
             x = block(x, x0, positions, self.kernels, cache)
         if cache:
             cache.length = start + tokens.size(1)
-        if "prenorm" in self.shape.parts:
-            x = self.kernels.rms_norm(x)
+        return self.kernels.rms_norm(x) if "prenorm" in self.shape.parts else x
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(…, C) -> (…, V) in fp32."""
         logits = F.linear(x, (self.embedding if self.head is None else self.head).to(x.dtype)).float()
         return SOFTCAP * torch.tanh(logits / SOFTCAP) if "softcap" in self.shape.parts else logits
 

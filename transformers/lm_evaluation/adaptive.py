@@ -1,8 +1,8 @@
 """The loss of a mixture that goes on learning: every piece of a text is scored before it is learnt from.
 
 So does a compressor that adapts, and only with those are these numbers to be compared. Each net takes one step of its
-optimiser after each piece (dynamic evaluation: Krause et al. 2018), the n-gram counts what it has read, and the trust in it
-moves with every token.
+optimiser after each piece (dynamic evaluation: Krause et al. 2018), the n-gram counts what it has read, the places that were
+read become neighbours (Grave et al. 2017), and the trust moves with every token.
 """
 
 import math
@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from decoder_model.decoder import Decoder
+from lm_evaluation.lm_losses import read_text
 from lm_evaluation.mixture import Mixture
+from lm_evaluation.neighbours import blended
 from optimisation.learning_rates import MUON_RATES
 from optimisation.optimizer import Optimizer
 from texts.word_ngram import REACH
 
 Array = NDArray[Any]
-RATE = 0.12  # of the learning rates of training, for the steps that are made while reading
+RATE = 0.2  # of the learning rates of training, for the steps that are made while reading
 COUNTED, COUNTINGS = 32, 8000  # repetition is often near: in Python's library every token at once would gain 0.004 more
-TRUST_RATE = 0.02  # of a token's gradient on the logit of the trust
+TRUST_RATE = 0.02  # of a token's gradient on the logits of the trust
 
 
 def adaptive_losses(mixture: Mixture, ids: Tensor, dtype: torch.dtype) -> Iterator[Array]:
@@ -32,12 +34,14 @@ def adaptive_losses(mixture: Mixture, ids: Tensor, dtype: torch.dtype) -> Iterat
 
     Each token of a piece is predicted from at least half a context before it (fewer where the text begins) by nets that
     have learnt all earlier pieces and nothing of this one; the n-gram counts in smaller pieces, each likewise after it is
-    scored. The nets are changed; their activations have `dtype`.
+    scored. Neighbours are found in the states of the nets as they were, among the places of the training text and those
+    before the token. The nets are changed; their activations have `dtype`.
     """
     ids = ids.cpu().long()
     n, stride = len(ids) - 1, max(1, mixture.context // 2)
+    near = neighbour_sums(mixture, ids, dtype)  # before the nets change
     readers = [AdaptiveNet(net, dtype) for net in mixture.nets]
-    trust = [math.log(w / (1 - w)) for w in mixture.trust.clip(1e-4, 1 - 1e-4)]
+    trust = np.log(mixture.trust.clip(1e-4)).tolist()
     for start in range(0, n, stride):
         end = min(start + stride, n)
         first = max(0, start - (mixture.context - stride))
@@ -49,7 +53,10 @@ def adaptive_losses(mixture: Mixture, ids: Tensor, dtype: torch.dtype) -> Iterat
                 back, till = max(0, at - REACH), min(at + step, end)
                 text = ids[back : till + 1].numpy()
                 q, known = (found[at - back :] for found in mixture.ngram.probabilities(text))
-                p[at - start : till - start] = mixed(p[at - start : till - start], q, known, trust)
+                predictors = [p[at - start : till - start], q]
+                if near:
+                    predictors.append(np.mean([blended(sums[:, at:till], q) for sums in near], 0))
+                p[at - start : till - start] = mixed(np.array(predictors), known, trust)
                 mixture.ngram.learn(text, at - back)
         yield -np.log(p)
 
@@ -62,16 +69,28 @@ def smallest_piece(n: int, stride: int) -> int:
     return min(step, stride)
 
 
-def mixed(p: Array, q: Array, known: Array, trust: list[float]) -> Array:
-    """(n,) the mixture of p and q (n,) token after token, with the logit of w_d for the n-gram; `trust` moves along.
+def neighbour_sums(mixture: Mixture, ids: Tensor, dtype: torch.dtype) -> list[Array]:
+    """Of each net with neighbours, the sums (2, n - 1) of those that a token of the text `ids` (n,) has before it."""
+    text, found = ids.numpy(), []
+    for net, near in zip(mixture.nets, mixture.neighbours, strict=False):
+        _, sliding = read_text(net, ids, mixture.context, dtype)
+        found.append(near.sums(sliding.states, text) + near.sums_within(sliding.states, text))
+    return found
 
-    The step is TRUST_RATE times the gradient of log((1 - w) p + w q) by the logit, w q / ((1 - w) p + w q) - w.
+
+def mixed(p: Array, known: Array, trust: list[list[float]]) -> Array:
+    """(n,) the mixture of p (predictors, n) token after token, with the logits of w_d; `trust` moves along.
+
+    The step is TRUST_RATE times the gradient of log(sum_j w_j p_j) by the logit of w_j: w_j p_j / sum - w_j.
     """
-    found = np.empty(len(p))
-    for i, (net, ngram, d) in enumerate(zip(p.tolist(), q.tolist(), known.tolist(), strict=True)):
-        w = 1 / (1 + math.exp(-trust[d]))
-        found[i] = both = (1 - w) * net + w * ngram
-        trust[d] += TRUST_RATE * (w * ngram / both - w)
+    found = np.empty(p.shape[1])
+    for i, (one, d) in enumerate(zip(p.T.tolist(), known.tolist(), strict=True)):
+        logits = trust[d]
+        powers = [math.exp(logit) for logit in logits]
+        whole = sum(powers)
+        w = [power / whole for power in powers]
+        found[i] = both = sum(a * b for a, b in zip(w, one, strict=True))
+        trust[d] = [x + TRUST_RATE * (a * b / both - a) for x, a, b in zip(logits, w, one, strict=True)]
     return found
 
 

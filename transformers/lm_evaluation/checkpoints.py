@@ -15,6 +15,7 @@ from decoder_model.decoder import Decoder, Shape
 from decoder_model.kernels import kernels_for
 from decoder_model.ngram_tables import hash_factor
 from lm_evaluation.mixture import Mixture
+from lm_evaluation.neighbours import new_neighbours
 from lm_settings.choices import MODERN
 from optimisation.lm_learner import Learner
 from texts.vocabulary import Vocabulary, from_state
@@ -48,7 +49,7 @@ def checkpoint_state(
 
 
 def mixture_state(learner: Learner, mixture: Mixture) -> dict[str, Any]:
-    """What `load_trained` needs besides of a mixture with an n-gram: the text that this is counted in, and the trust."""
+    """What `load_trained` needs besides of a mixture with an n-gram: the text that is counted and read, and the trust."""
     assert learner.text is not None
     assert mixture.ngram is not None
     shape = [mixture.ngram.letters, mixture.ngram.words]
@@ -57,7 +58,8 @@ def mixture_state(learner: Learner, mixture: Mixture) -> dict[str, Any]:
         "blocks": [list(block) for block in learner.text.blocks],
         "shape": shape,
     }
-    return {"counted": counted, "trust": mixture.trust.tolist()}
+    found_by = {"nets": len(mixture.neighbours), "dtype": str(learner.dtype)}
+    return {"counted": counted, "neighbours": found_by, "trust": mixture.trust.tolist()}
 
 
 def counted_again(counted: dict[str, Any], vocabulary: Vocabulary) -> WordNGram:
@@ -67,6 +69,25 @@ def counted_again(counted: dict[str, Any], vocabulary: Vocabulary) -> WordNGram:
     for block, before in counted["blocks"]:
         ngram.learn(block.numpy(), before)
     return ngram
+
+
+def mixed_again(state: dict[str, Any], nets: tuple[Decoder, ...], vocabulary: Vocabulary) -> Mixture:
+    """The mixture of such a state; ValueError for one that cannot be."""
+    counted, found_by = state["counted"], state["neighbours"]
+    dtype = {str(one): one for one in (torch.float32, torch.bfloat16)}[found_by["dtype"]]
+    mixture = Mixture(
+        nets,
+        counted_again(counted, vocabulary),
+        new_neighbours(int(found_by["nets"]), vocabulary, dtype),
+        np.array(state["trust"], dtype=float),
+    )
+    assert mixture.ngram is not None
+    expected = (mixture.ngram.depth + 1, 2 + (len(mixture.neighbours) > 0))
+    if mixture.trust.shape != expected or not ((mixture.trust >= 0) & (mixture.trust <= 1)).all():
+        raise ValueError("impossible trust")
+    mixture.learn_places([counted["text"]])
+    mixture.learn_places([block[before:] for block, before in counted["blocks"]])
+    return mixture
 
 
 def load_trained(path: Path, device: torch.device) -> Trained:
@@ -87,18 +108,16 @@ def load_trained(path: Path, device: torch.device) -> Trained:
         vocabulary = from_state(state["vocabulary"]) if state["vocabulary"] is not None else None
         if vocabulary is not None and vocabulary.size != shape.vocabulary:
             raise ValueError("the vocabulary is another model's")
-        ngram, trust = None, np.zeros(1)
+        mixture = Mixture(tuple(nets))
         if vocabulary is not None and "counted" in state:
-            ngram, trust = counted_again(state["counted"], vocabulary), np.array(state["trust"], dtype=float)
-            if trust.shape != (ngram.depth + 1,) or not ((trust >= 0) & (trust <= 1)).all():
-                raise ValueError("impossible trust")
+            mixture = mixed_again(state, mixture.nets, vocabulary)
         task = str(state["task"])
         rehashed = "ngrams" in shape.parts and hash_factor(shape.vocabulary + 1) > shape.vocabulary + 1
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError, ZeroDivisionError):
         raise BadInput(f"{path} is not a checkpoint of this version of transformers/train.py") from None
     if rehashed and state.get("hashing") != HASHING:
         raise BadInput(f"{path} is of an older version, whose n-gram tables lost the oldest tokens: train again")
-    return Trained(Mixture(tuple(nets), ngram, trust), vocabulary, task)
+    return Trained(mixture, vocabulary, task)
 
 
 def text_checkpoint(checkpoint: str | None, results_dir: str | None) -> Path:

@@ -51,7 +51,7 @@ def generate(
     context, read = mixture.context, prompt
     readers = [Reader(net, prompt[:, -context:]) for net in mixture.nets]
     for left in range(tokens, 0, -1):
-        logits = mixture.log_probabilities([reader.logits for reader in readers], read)
+        logits = mixture.log_probabilities([reader.state for reader in readers], read)
         token = choose(logits, temperature, top_k, top_p, random)
         yield token
         if left == 1:
@@ -72,12 +72,12 @@ class Reader:
         """Read `ids` (B, T) as the beginning of a text."""
         context, empty = self.net.shape.context, self.net.embedding.new_empty(0, dtype=self.net.compute)
         self.cache = Cache(self.net.shape, len(ids), context, empty)
-        self.logits = self.net(ids, self.cache)[:, -1]  # (B, V)
+        self.state = self.net.states(ids, self.cache)[:, -1]  # (B, C)
 
     def read(self, token: Tensor, all_read: Tensor) -> None:
         """Read one more token (B, 1), the last of `all_read` (B, n)."""
         context = self.net.shape.context
         if self.cache.length < context:
-            self.logits = self.net(token, self.cache)[:, -1]
+            self.state = self.net.states(token, self.cache)[:, -1]
         else:
             self.begin(all_read[:, -max(1, context // 2) :])

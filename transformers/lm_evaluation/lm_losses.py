@@ -1,6 +1,7 @@
 """Loss of a trained decoder on a whole text or on fresh integers, in fp32 unless said otherwise."""
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,19 +32,42 @@ def evaluating(model: Decoder, dtype: torch.dtype = torch.float32) -> Iterator[N
         model.compute = compute
 
 
-def window_losses(model: Decoder, windows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Nats of tokens 1 … T of each window (W, T + 1), with nothing before its token 0: (W, T), on the CPU."""
-    losses = []
+def read_windows(model: Decoder, windows: Tensor, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of windows (W, T + 1), some at a time, with nothing before their token 0.
+
+    The nats of tokens 1 … T, (w, T), and the directions of the states that predict them, (w, T, C) in bf16.
+    """
     with evaluating(model, dtype):
         for part in windows.split(max(1, TOKENS_AT_ONCE // windows.size(1))):
             part = part.to(model.embedding.device).long()
-            logits = model(part[:, :-1]).flatten(0, 1)
-            losses.append(F.cross_entropy(logits, part[:, 1:].flatten(), reduction="none").view(len(part), -1).cpu())
-    return torch.cat(losses)
+            states = model.states(part[:, :-1])
+            logits = model.logits(states).flatten(0, 1)
+            losses = F.cross_entropy(logits, part[:, 1:].flatten(), reduction="none").view(len(part), -1)
+            yield losses, F.normalize(states.float(), dim=-1).bfloat16()
+
+
+def window_losses(model: Decoder, windows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Nats of tokens 1 … T of each window (W, T + 1), with nothing before its token 0: (W, T), on the CPU."""
+    return torch.cat([losses.cpu() for losses, _ in read_windows(model, windows, dtype)])
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Of the tokens 1 … n - 1 of a text: nats (n - 1,), and the directions of the states that predict them."""
+
+    losses: np.ndarray
+    states: Tensor
+    """(n - 1, C) in bf16, on the CPU"""
 
 
 def token_losses(model: Decoder, ids: Tensor, context: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nats of tokens 1 … n - 1 of the text `ids` (n,), each predicted from those before it in its window: two (n - 1,).
+    """Nats of tokens 1 … n - 1 of the text `ids` (n,), in windows that start cold and in sliding ones (`read_text`)."""
+    cold, sliding = read_text(model, ids, context)
+    return cold.losses, sliding.losses
+
+
+def read_text(model: Decoder, ids: Tensor, context: int, dtype: torch.dtype = torch.float32) -> tuple[Reading, Reading]:
+    """Each of the tokens 1 … n - 1 of the text `ids` (n,) predicted from those before it in its window, in two ways.
 
     Cold: windows of `context` predictions that do not overlap, so that a token has context / 2 tokens before it on
     average. Sliding: windows start context / 2 apart and each scores its second half (the first one all), so that every
@@ -55,14 +79,21 @@ def token_losses(model: Decoder, ids: Tensor, context: int) -> tuple[np.ndarray,
     # The last windows reach beyond the text. They are filled up with copies of the last token, which, being later,
     # change nothing before them.
     windows = ids.cpu()[(starts[:, None] + torch.arange(context + 1)).clamp(max=n)]
-    cold, sliding = np.empty(n, dtype=np.float32), np.empty(n, dtype=np.float32)
-    for start, row in zip(starts.tolist(), window_losses(model, windows).numpy(), strict=True):
+    cold, sliding = (
+        Reading(np.empty(n, dtype=np.float32), torch.empty(n, model.shape.width, dtype=torch.bfloat16))
+        for _ in range(2)
+    )
+    rows = itertools.chain.from_iterable(
+        zip(losses.cpu().numpy(), states.cpu(), strict=True) for losses, states in read_windows(model, windows, dtype)
+    )
+    for start, (losses, states) in zip(starts.tolist(), rows, strict=True):
         end = min(start + context, n)
         if start % context == 0:
-            cold[start:end] = row[: end - start]
+            cold.losses[start:end], cold.states[start:end] = losses[: end - start], states[: end - start]
         if start % stride == 0:
             new = 0 if start == 0 else context - stride
-            sliding[start + new : end] = row[new : end - start]
+            sliding.losses[start + new : end] = losses[new : end - start]
+            sliding.states[start + new : end] = states[new : end - start]
     return cold, sliding
 
 

@@ -1,6 +1,7 @@
 """What is measured of a net in training: a point of its validation curve, and the numbers that it ends with."""
 
 import contextlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from lm_evaluation.lm_losses import (
     score_integers,
     window_losses,
 )
-from lm_evaluation.mixture import Mixture, learn_trust
+from lm_evaluation.mixture import Mixture, learn_trust, net_losses
+from lm_evaluation.neighbours import new_neighbours
 from optimisation.lm_learner import Learner
 from texts.anchors import longest_match, second_half
 from texts.integer_tasks import IntegerTask
@@ -66,7 +68,7 @@ def predictions_to_make(learner: Learner) -> tuple[float, float]:
 
 
 def learnt_mixture(learner: Learner) -> Mixture | None:
-    """What predicts at the end of a text run: all nets, and an n-gram with the trust that the held-back slice gives it."""
+    """What predicts at the end of a text run: all nets, an n-gram and neighbours, trusted as the held-back slice tells."""
     text = learner.text
     if text is None:
         return None
@@ -76,11 +78,16 @@ def learnt_mixture(learner: Learner) -> Mixture | None:
     learnt, held = text.learnt.cpu().numpy(), text.held.cpu().numpy()
     shape = choose_shape(learnt, held, text.vocabulary)
     ngram = count_words(learnt, text.vocabulary, shape)
-    _, sliding = Mixture(nets).net_losses(text.held)
-    trust = learn_trust(np.exp(-sliding.astype(np.float64)), *ngram.probabilities(held), ngram.depth)
+    count = 0 if "neighbours" in learner.settings.without else len(nets)
+    near = new_neighbours(count, text.vocabulary, learner.dtype)
+    mixture = Mixture(nets, ngram, near)
+    mixture.learn_places([text.learnt])
+    _, sliding = mixture.read(text.held)
+    trust = learn_trust(*mixture.predictors(text.held, sliding), ngram.depth)
     for block, before in text.blocks:  # which the nets will never know
         ngram.learn(block.numpy(), before)
-    return Mixture(nets, ngram, trust)
+    mixture.learn_places([block[before:] for block, before in text.blocks])
+    return replace(mixture, trust=trust)
 
 
 def text_summary(
@@ -88,8 +95,8 @@ def text_summary(
 ) -> tuple[dict[str, Any], np.ndarray, str]:
     """The numbers of a text run, the cold losses by position in the window (T,), and a sample."""
     context = mixture.context
-    nets_cold, nets_sliding = mixture.net_losses(text.validation)
-    cold, sliding = mixture.mixed(text.validation, nets_cold, nets_sliding)
+    readings = mixture.read(text.validation)
+    cold, sliding = (mixture.mixed(text.validation, one) for one in readings)
     whole = cold[: len(cold) // context * context]
     by_position = whole.reshape(-1, context).mean(0) if len(whole) else cold
     half = max(second_half(len(text.validation)), 1)
@@ -108,9 +115,9 @@ def text_summary(
         "val_bits_per_char_sliding": bits_per_character(float(sliding.sum()), text.characters),
         "val_nats_per_char_second_half": after(cold),
         "val_nats_per_char_sliding_second_half": after(sliding),
-        "val_loss_nets": float(nets_cold.mean()),
+        "val_loss_nets": float(net_losses(readings[0]).mean()),
         "members": len(mixture.nets),
-        "trust": float(mixture.trust.mean()) if mixture.ngram else None,
+        "trust": mixture.trust.mean(0).tolist() if mixture.ngram else None,
         "mixed_counts": mixture.ngram.size if mixture.ngram else None,
         "val_tokens": len(cold),
         "val_characters": text.characters,

@@ -24,9 +24,11 @@ from common.provenance import available_cores
 from common.run import Run
 from lm_evaluation.lm_losses import window_losses
 from lm_evaluation.measurements import predictions_to_make
+from lm_evaluation.neighbours import FINDERS, MOST_PLACES
 from lm_settings.train_settings import USUAL_STEPS, Settings
 from optimisation.learning_rates import FLAT
 from optimisation.lm_learner import Learner
+from texts.tokenized_text import Text
 
 ROWS = 24  # of metrics.csv, denser at the beginning
 FEWEST_ROWS = 6  # of each of several nets
@@ -37,6 +39,7 @@ REVISE = 0.3  # of the planned steps, after which their number is decided for go
 FINISH_SECONDS = 4.0  # figures, the last checkpoint
 SAMPLE_SECONDS = 1.0  # of each net, for its part in a sample of SAMPLE_TOKENS
 COUNT_SECONDS = 2.5e-6  # a token, to count the n-gram that is mixed in
+COMPARE_SECONDS = 3e-11  # a pair of places, of which one in a hundred is looked at
 CALIBRATION_SECONDS = 0.7  # a guess is enough: `revise` decides
 
 Update = Callable[[Learner, int, int], Tensor]  # train.py's step: what learns, the step's number, the steps in all
@@ -212,9 +215,16 @@ def time_to_train(learner: Learner, clock: Clock, members: int, token_seconds: f
     finish = FINISH_SECONDS + members * (last * token_seconds + SAMPLE_SECONDS)
     if learner.text is not None:
         finish += COUNT_SECONDS * len(learner.text.learnt)
+        finish += min(members, FINDERS) * neighbour_seconds(learner.text, token_seconds)
     deadline = learner.settings.minutes - finish / 60
     left = 60 * (deadline - clock.minutes) - ROWS * point * token_seconds
     return deadline, max(left, QUICK_SECONDS) if learner.settings.preset == "quick" else left
+
+
+def neighbour_seconds(text: Text, token_seconds: float) -> float:
+    """To read what is kept of the training text, and to compare the places of two readings of the validation text."""
+    kept = min(MOST_PLACES, len(text.learnt)) if len(text.held) else 0
+    return kept * token_seconds + COMPARE_SECONDS * kept * 2 * len(text.validation)
 
 
 def kept_plan(run: Run, file: Path) -> Plan | None:

@@ -19,9 +19,10 @@ BY_POSITION_CSV = {
 }
 SUMMARY_JSON = {
     "val_loss": "nats per token of the whole validation text, in windows that begin cold; integers: fresh sequences",
-    "val_loss_nets": "the same of the nets alone, without the n-gram that is mixed in",
+    "val_loss_nets": "the same of the nets alone, with nothing mixed in",
     "members": "nets that were trained one after the other, their probabilities averaged",
-    "trust": "mean weight of the n-gram of letters and words over its lengths of context; null where none is mixed in",
+    "trust": "mean weights, over the n-gram's lengths of context, of nets, n-gram and neighbours (in older runs that of the "
+    "n-gram alone); null where nothing is mixed",
     "val_loss_sliding": "the same with at least half a window before every token",
     "val_bits_per_char": "bits per character, cold",
     "val_bits_per_char_sliding": "bits per character, sliding",

@@ -32,7 +32,7 @@ def headline(settings: Settings, summary: dict[str, Any]) -> str:
         )
     per_char = math.log(2) * summary["val_bits_per_char"]
     beaten = ""
-    if per_char > summary["ngram_nats_per_char"]:
+    if per_char > summary["ngram_nats_per_char"] + 1e-6:  # rounding
         beaten = (
             f". It is above its own {summary['ngram_order']}-gram: more --minutes, or a smaller net, would do better"
         )

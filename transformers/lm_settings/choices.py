@@ -25,7 +25,8 @@ MODERN = {
 # Parts of `modern` outside the net, which `--without` takes away too.
 BESIDE = {
     "muon": "Muon for the blocks' matrices (Jordan et al. 2024) instead of Adam for all",
-    "mixture": "the nets' predictions mixed with an n-gram's of letters and words (texts/word_ngram.py)",
+    "mixture": "the nets' predictions mixed with an n-gram's of letters and words (texts/word_ngram.py) and neighbours'",
+    "neighbours": "mixed in too: what followed the places where a net's state was nearly the present one (kNN-LM)",
 }
 
 

@@ -46,8 +46,8 @@ class Config:
     arch: Arch = "modern"
     """modern: every part of MODERN (lm_settings/choices.py) and Muon; vaswani: the paper's decoder, optimiser and schedule"""
     without: tuple[str, ...] = ()
-    """modern parts to leave out: rotary prenorm qknorm relu2 zeroinit untied softcap shortcut shift ngrams muon mixture;
-    the integer tasks never have the token shift and the n-grams, which would solve them without attention"""
+    """modern parts to leave out: rotary prenorm qknorm relu2 zeroinit untied softcap shortcut shift ngrams muon mixture
+    neighbours; the integer tasks never have the token shift and the n-grams, which would solve them without attention"""
     layers: int | None = None
     """blocks; default: by task"""
     heads: int | None = None

@@ -29,8 +29,8 @@ class Text:
     """A corpus in tokens: `train` (N,) and `validation` (n,) on the device, in the smallest integers that hold them.
 
     Of `train`, nets learn `learnt`, and on `held`, the middle of each of its parts, a mixture's trust is learnt. `blocks`
-    are the pieces of `held`, each (n,) with the tokens before it in the text and their number. All are empty where nothing
-    is mixed.
+    are the pieces of `held`, each (n,) with the tokens before it in the text and their number. Where nothing is mixed,
+    nothing is held back.
     """
 
     corpus: Corpus

@@ -17,7 +17,7 @@ Array = NDArray[Any]
 SHAPES = ((3, 4), (4, 4), (6, 8))  # letters and words of the longest context, of which a text chooses
 TOKENS_ONLY = (3, 0)  # the same where tokens are words or parts of them
 CHOSEN_ON = 500_000  # tokens of the text that are counted for the choice, at most
-REACH = 256  # tokens before a place that its context is read from in sampling: WORDS words of most texts and more
+REACH = 256  # tokens before a place that its context is read from in sampling: eight words of most texts and more
 ODD, STEP = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD1B54A32D192ED03)
 
 
