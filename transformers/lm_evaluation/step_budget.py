@@ -215,16 +215,17 @@ def time_to_train(learner: Learner, clock: Clock, members: int, token_seconds: f
     finish = FINISH_SECONDS + members * (last * token_seconds + SAMPLE_SECONDS)
     if learner.text is not None:
         finish += COUNT_SECONDS * len(learner.text.learnt)
-        finish += min(members, FINDERS) * neighbour_seconds(learner.text, token_seconds)
+        finish += min(members, FINDERS) * neighbour_seconds(learner, learner.text, token_seconds)
     deadline = learner.settings.minutes - finish / 60
     left = 60 * (deadline - clock.minutes) - ROWS * point * token_seconds
     return deadline, max(left, QUICK_SECONDS) if learner.settings.preset == "quick" else left
 
 
-def neighbour_seconds(text: Text, token_seconds: float) -> float:
+def neighbour_seconds(learner: Learner, text: Text, token_seconds: float) -> float:
     """To read what is kept of the training text, and to compare the places of two readings of the validation text."""
     kept = min(MOST_PLACES, len(text.learnt)) if len(text.held) else 0
-    return kept * token_seconds + COMPARE_SECONDS * kept * 2 * len(text.validation)
+    faster = 3 if learner.dtype == torch.bfloat16 else 1  # than the predictions in fp32, of which token_seconds is
+    return kept * token_seconds / faster + COMPARE_SECONDS * kept * 2 * len(text.validation)
 
 
 def kept_plan(run: Run, file: Path) -> Plan | None:
