@@ -126,6 +126,7 @@ def measure(name: str, text: str, results: Path) -> dict[str, Any]:
         "train_seconds": static["train_seconds"],
         "total_seconds": static["total_seconds"],
         "adaptive_seconds": adaptive["seconds"],
+        "git_commit": json.loads((folder / "config.json").read_text())["git_commit"],
     }
 
 

@@ -73,13 +73,14 @@ OWN_TEXTS_CSV = {
     "nets": "of the nets alone, cold",
     "ngram": "of the frozen n-gram, modified Kneser-Ney",
     "ngram_order": "its order",
-    "adaptive": "of nets and n-gram going on learning (`score.py --adaptive`)",
+    "adaptive": "of the mixture going on learning (`score.py --adaptive`)",
     "ppmd": "of PPMd, which goes on learning",
     "members": "nets that were trained",
     "steps": "of all of them",
     "train_seconds": "of training",
     "total_seconds": "of train.py",
     "adaptive_seconds": "of score.py --adaptive",
+    "git_commit": "of the code",
 }
 BATCH_SWEEP_CSV = {
     "arm": "task, width and optimiser",
