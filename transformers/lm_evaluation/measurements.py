@@ -83,7 +83,8 @@ def learnt_mixture(learner: Learner) -> Mixture | None:
     mixture = Mixture(nets, ngram, near)
     mixture.learn_places([text.learnt])
     _, sliding = mixture.read(text.held)
-    trust = learn_trust(*mixture.predictors(text.held, sliding), ngram.depth)
+    q, known = ngram.probabilities(held)
+    trust = learn_trust(mixture.predictors(held, sliding, q), known, ngram.depth)
     for block, before in text.blocks:  # which the nets will never know
         ngram.learn(block.numpy(), before)
     mixture.learn_places([block[before:] for block, before in text.blocks])
@@ -96,7 +97,7 @@ def text_summary(
     """The numbers of a text run, the cold losses by position in the window (T,), and a sample."""
     context = mixture.context
     readings = mixture.read(text.validation)
-    cold, sliding = (mixture.mixed(text.validation, one) for one in readings)
+    cold, sliding = mixture.mixed(text.validation, *readings)
     whole = cold[: len(cold) // context * context]
     by_position = whole.reshape(-1, context).mean(0) if len(whole) else cold
     half = max(second_half(len(text.validation)), 1)

@@ -54,31 +54,30 @@ class Mixture:
 
         What these windows are says `read_text`. The n-gram reads the text in one stream.
         """
-        cold, sliding = self.read(ids)
-        return self.mixed(ids, cold), self.mixed(ids, sliding)
+        return self.mixed(ids, *self.read(ids))
 
     def read(self, ids: Tensor) -> tuple[list[Reading], list[Reading]]:
         """What each net makes of a text (n,) in windows that start cold, and in sliding ones."""
         readings = [read_text(net, ids, self.context) for net in self.nets]
         return [cold for cold, _ in readings], [sliding for _, sliding in readings]
 
-    def mixed(self, ids: Tensor, readings: Sequence[Reading]) -> Array:
-        """Nats of the tokens 1 … n - 1 of a text (n,), (n - 1,), from the nets' readings of it."""
+    def mixed(self, ids: Tensor, cold: Sequence[Reading], sliding: Sequence[Reading]) -> tuple[Array, Array]:
+        """The same from the nets' readings of the text."""
         if self.ngram is None:
-            return net_losses(readings)
-        p, known = self.predictors(ids, readings)
-        return -np.log((self.trust[known].T * p).sum(0)).astype(np.float32)
+            return net_losses(cold), net_losses(sliding)
+        text = ids.cpu().numpy()
+        q, known = self.ngram.probabilities(text)
+        w = self.trust[known].T
+        both = [-np.log((w * self.predictors(text, readings, q)).sum(0)) for readings in (cold, sliding)]
+        return both[0].astype(np.float32), both[1].astype(np.float32)
 
-    def predictors(self, ids: Tensor, readings: Sequence[Reading]) -> tuple[Array, Array]:
-        """p (predictors, n - 1) of the same tokens by each; and how many of their contexts are known (n - 1,)."""
-        assert self.ngram is not None
-        q, known = self.ngram.probabilities(ids.cpu().numpy())
+    def predictors(self, text: Array, readings: Sequence[Reading], q: Array) -> Array:
+        """p (predictors, n - 1) of the tokens 1 … n - 1 of a text (n,): of the nets, of the n-gram, q, and of neighbours."""
         found = [np.exp(-net_losses(readings).astype(np.float64)), q]
         if self.neighbours:
-            text = ids.cpu().numpy()
             near = zip(self.neighbours, readings, strict=False)
             found.append(np.mean([blended(one.sums(reading.states, text), q) for one, reading in near], 0))
-        return np.array(found), known
+        return np.array(found)
 
     def log_probabilities(self, states: list[Tensor], read: Tensor) -> Tensor:
         """log p (B, V) of the next tokens, from the nets' states (B, C) there and the tokens (B, n) read so far.

@@ -98,7 +98,7 @@ class Neighbours:
 
     def following(self, state: Tensor, ids: Array) -> tuple[Array, float]:
         """Of every token (V,) after the text `ids` (n,): the weight of the neighbours that it followed; and of all."""
-        code = self.codes_of(ids[-self.matched :])[-1] if len(ids) >= self.matched else self.codes_of(ids)[-1]
+        code = self.codes_of(ids[-self.matched :])[-1]
         first, end = np.searchsorted(self.codes, [code, code + 1])
         weights = _weights(state[None].cpu(), self.states[first:end].float())[0].double()
         told = torch.zeros(self.vocabulary, dtype=torch.float64).index_add_(0, self.followed[first:end], weights)
@@ -121,13 +121,14 @@ def blended(sums: Array, q: Array) -> Array:
 
 def _weights(states: Tensor, others: Tensor) -> Tensor:
     """(n, m) of places in the directions (n, C) and (m, C)."""
-    return (SHARPNESS * (states.float() @ others.T - 1)).exp()
+    return torch.addmm(others.new_full((1,), -SHARPNESS), states.float(), others.T, alpha=SHARPNESS).exp_()
 
 
 def _told(weights: Tensor, followed: Tensor, following: Tensor) -> Array:
     """(2, n): of weights (n, m) the sums where the neighbour was followed (m,) by what follows here (n,), and all."""
-    right = weights * (followed == following[:, None])
-    return torch.stack([right.sum(1), weights.sum(1)]).double().numpy()
+    of_all = weights.sum(1)
+    right = weights.masked_fill_(followed != following[:, None], 0.0).sum(1)
+    return torch.stack([right, of_all]).double().numpy()
 
 
 def _alike(codes: Array) -> Iterator[tuple[int, Array]]:

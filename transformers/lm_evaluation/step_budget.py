@@ -33,7 +33,7 @@ from texts.tokenized_text import Text
 ROWS = 24  # of metrics.csv, denser at the beginning
 FEWEST_ROWS = 6  # of each of several nets
 QUICK_SECONDS = 10.0  # of training that the quick preset gets at least, on a slow machine too
-EPOCHS = 4.0  # readings of a text after which another net helps more
+EPOCHS = 6.0  # readings of a text after which another net helps more
 MOST_MEMBERS = 8
 REVISE = 0.3  # of the planned steps, after which their number is decided for good; less than FLAT
 FINISH_SECONDS = 4.0  # figures, the last checkpoint
