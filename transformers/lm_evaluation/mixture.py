@@ -23,7 +23,7 @@ from texts.word_ngram import WordNGram
 
 Array = NDArray[Any]
 # w before anything is learnt, of nets and n-gram, and of these and neighbours; and how many tokens' worth that is.
-TRUST, FIRM = {1: (1.0,), 2: (0.7, 0.3), 3: (0.45, 0.1, 0.45)}, 200
+TRUST, FIRM = {2: (0.7, 0.3), 3: (0.45, 0.1, 0.45)}, 200
 EM_STEPS = 30
 
 

@@ -39,7 +39,7 @@ REVISE = 0.3  # of the planned steps, after which their number is decided for go
 FINISH_SECONDS = 4.0  # figures, the last checkpoint
 SAMPLE_SECONDS = 1.0  # of each net, for its part in a sample of SAMPLE_TOKENS
 COUNT_SECONDS = 2.5e-6  # a token, to count the n-gram that is mixed in
-COMPARE_SECONDS = 3e-11  # a pair of places, of which one in a hundred is looked at
+COMPARE_SECONDS = (1.6e-11, 1e-13)  # a pair of places, of which one in a hundred is looked at; and each channel of it
 CALIBRATION_SECONDS = 0.7  # a guess is enough: `revise` decides
 
 Update = Callable[[Learner, int, int], Tensor]  # train.py's step: what learns, the step's number, the steps in all
@@ -225,7 +225,8 @@ def neighbour_seconds(learner: Learner, text: Text, token_seconds: float) -> flo
     """To read what is kept of the training text, and to compare the places of two readings of the validation text."""
     kept = min(MOST_PLACES, len(text.learnt)) if len(text.held) else 0
     faster = 3 if learner.dtype == torch.bfloat16 else 1  # than the predictions in fp32, of which token_seconds is
-    return kept * token_seconds / faster + COMPARE_SECONDS * kept * 2 * len(text.validation)
+    pair = COMPARE_SECONDS[0] + COMPARE_SECONDS[1] * learner.settings.width
+    return kept * token_seconds / faster + pair * kept * 2 * len(text.validation)
 
 
 def kept_plan(run: Run, file: Path) -> Plan | None:
