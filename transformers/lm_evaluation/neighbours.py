@@ -108,9 +108,9 @@ class Neighbours:
 def new_neighbours(nets: int, vocabulary: Vocabulary, dtype: torch.dtype) -> tuple[Neighbours, ...]:
     """One for each of so many nets, but FINDERS at most; the nets' activations have `dtype` over the text to be kept.
 
-    Two characters have to be the same, or one longer token.
+    Two characters have to be the same, two words, of which every second one is a space, or one piece of words.
     """
-    matched = 2 if vocabulary.kind == "char" else 1
+    matched = 1 if vocabulary.kind == "bpe" else 2
     return tuple(Neighbours(vocabulary.size, matched, dtype) for _ in range(min(nets, FINDERS)))
 
 
