@@ -92,7 +92,7 @@ def final_points(numbers: dict[str, Any], what: str) -> list[tuple[float, str, d
         return [(nets, of_nets, {})]
     return [
         (nets, of_nets, {"mfc": "white"}),
-        (numbers["val_loss"], "the same with the n-gram of letters and words", {}),
+        (numbers["val_loss"], "the same with what is mixed in", {}),
     ]
 
 
