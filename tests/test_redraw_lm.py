@@ -108,15 +108,15 @@ def test_the_study_is_drawn_again(tmp_path, monkeypatch):
         noise_scale.main()
 
 
-def test_two_nets_have_a_curve_each_and_the_axes_their_names(tmp_path, monkeypatch):
-    folder, drawn = REFERENCE / "tinyshakespeare-s0", []
+def test_several_nets_have_a_curve_each_and_the_axes_their_names(tmp_path, monkeypatch):
+    folder, drawn = REFERENCE / "tinyshakespeare-15-s0", []
     monkeypatch.setattr(train_figures, "save_figure", lambda figure, *_, **__: drawn.append(figure))
     metrics, numbers = read_metrics(folder / "metrics.csv"), read_json(folder / "summary.json")
     train_figures.text_figure(metrics, None, numbers, "tinyshakespeare", tmp_path / "loss")
     axes = drawn[0].axes[:2]
     assert [ax.get_xlabel() for ax in axes] == ["training tokens", "minutes since the command began"]
     curves = [line for line in axes[0].lines if line.get_marker() == "."]
-    assert len(curves) == numbers["members"] == 2
+    assert len(curves) == numbers["members"] == 3
     assert sum(len(line.get_xdata()) for line in curves) == len(metrics["step"])
     names = axes[1].get_legend_handles_labels()[1]
     assert len(names) == len(set(names)) == 6
