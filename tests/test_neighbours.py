@@ -131,9 +131,10 @@ def test_a_place_that_comes_again_is_known_again():
     assert (told[-30:] / of_all[-30:]).min() > 0.95
 
 
-def test_characters_and_words_are_matched_in_pairs_and_their_pieces_alone():
-    for kind, matched in (("char", 2), ("bpe", 1), ("word", 2)):
+def test_characters_are_matched_in_pairs_pieces_alone_and_words_not():
+    for kind, matched in (("char", 2), ("bpe", 1)):
         vocabulary = build(kind, "a rose is a rose " * 40, 0)
         found = new_neighbours(3, vocabulary, torch.float32)
         assert [(one.matched, one.vocabulary) for one in found] == [(matched, vocabulary.size)] * 2
     assert new_neighbours(0, vocabulary, torch.float32) == ()
+    assert new_neighbours(3, build("word", "a rose is a rose " * 40, 0), torch.float32) == ()

@@ -108,9 +108,12 @@ class Neighbours:
 def new_neighbours(nets: int, vocabulary: Vocabulary, dtype: torch.dtype) -> tuple[Neighbours, ...]:
     """One for each of so many nets, but FINDERS at most; the nets' activations have `dtype` over the text to be kept.
 
-    Two characters have to be the same, two words, of which every second one is a space, or one piece of words.
+    Two characters have to be the same, or one piece of words. Whole words get none: every second one is a space, all of
+    which would be compared.
     """
-    matched = 1 if vocabulary.kind == "bpe" else 2
+    if vocabulary.kind == "word":
+        return ()
+    matched = 2 if vocabulary.kind == "char" else 1
     return tuple(Neighbours(vocabulary.size, matched, dtype) for _ in range(min(nets, FINDERS)))
 
 
