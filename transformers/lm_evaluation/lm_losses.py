@@ -32,23 +32,34 @@ def evaluating(model: Decoder, dtype: torch.dtype = torch.float32) -> Iterator[N
         model.compute = compute
 
 
-def read_windows(model: Decoder, windows: Tensor, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
-    """Of windows (W, T + 1), some at a time, with nothing before their token 0.
+def some_at_a_time(model: Decoder, windows: Tensor) -> Iterator[Tensor]:
+    """Windows (W, T + 1) in parts (w, T + 1) of TOKENS_AT_ONCE, on the model's device."""
+    for part in windows.split(max(1, TOKENS_AT_ONCE // windows.size(1))):
+        yield part.to(model.embedding.device).long()
 
-    The nats of tokens 1 … T, (w, T), and the directions of the states that predict them, (w, T, C) in bf16.
-    """
-    with evaluating(model, dtype):
-        for part in windows.split(max(1, TOKENS_AT_ONCE // windows.size(1))):
-            part = part.to(model.embedding.device).long()
-            states = model.states(part[:, :-1])
-            logits = model.logits(states).flatten(0, 1)
-            losses = F.cross_entropy(logits, part[:, 1:].flatten(), reduction="none").view(len(part), -1)
-            yield losses, F.normalize(states.float(), dim=-1).bfloat16()
+
+def losses_in(model: Decoder, states: Tensor, windows: Tensor) -> Tensor:
+    """Nats of tokens 1 … T of windows (w, T + 1), predicted in the states (w, T, C): (w, T), on the CPU."""
+    logits = model.logits(states).flatten(0, 1)
+    return F.cross_entropy(logits, windows[:, 1:].flatten(), reduction="none").view(len(windows), -1).cpu()
+
+
+def directions(states: Tensor) -> Tensor:
+    """States (…, C) of length 1, as they are kept and compared: in bf16, on the CPU."""
+    return F.normalize(states.float(), dim=-1).bfloat16().cpu()
 
 
 def window_losses(model: Decoder, windows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Nats of tokens 1 … T of each window (W, T + 1), with nothing before its token 0: (W, T), on the CPU."""
-    return torch.cat([losses.cpu() for losses, _ in read_windows(model, windows, dtype)])
+    with evaluating(model, dtype):
+        parts = some_at_a_time(model, windows)
+        return torch.cat([losses_in(model, model.states(part[:, :-1]), part) for part in parts])
+
+
+def window_directions(model: Decoder, windows: Tensor, dtype: torch.dtype) -> Tensor:
+    """The directions of the states that predict tokens 1 … T of each window (W, T + 1): (W, T, C), on the CPU."""
+    with evaluating(model, dtype):
+        return torch.cat([directions(model.states(part[:, :-1])) for part in some_at_a_time(model, windows)])
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,11 @@ class Reading:
     losses: np.ndarray
     states: Tensor
     """(n - 1, C) in bf16, on the CPU"""
+
+    def keep(self, start: int, new: int, end: int, losses: np.ndarray, states: Tensor) -> None:
+        """Of a window that begins at `start`, with losses (T,) and states (T, C), take those from `new` on up to `end`."""
+        self.losses[start + new : end] = losses[new : end - start]
+        self.states[start + new : end] = states[new : end - start]
 
 
 def token_losses(model: Decoder, ids: Tensor, context: int) -> tuple[np.ndarray, np.ndarray]:
@@ -83,17 +99,17 @@ def read_text(model: Decoder, ids: Tensor, context: int, dtype: torch.dtype = to
         Reading(np.empty(n, dtype=np.float32), torch.empty(n, model.shape.width, dtype=torch.bfloat16))
         for _ in range(2)
     )
-    rows = itertools.chain.from_iterable(
-        zip(losses.cpu().numpy(), states.cpu(), strict=True) for losses, states in read_windows(model, windows, dtype)
-    )
-    for start, (losses, states) in zip(starts.tolist(), rows, strict=True):
-        end = min(start + context, n)
-        if start % context == 0:
-            cold.losses[start:end], cold.states[start:end] = losses[: end - start], states[: end - start]
-        if start % stride == 0:
-            new = 0 if start == 0 else context - stride
-            sliding.losses[start + new : end] = losses[new : end - start]
-            sliding.states[start + new : end] = states[new : end - start]
+    at = iter(starts.tolist())
+    with evaluating(model, dtype):
+        for part in some_at_a_time(model, windows):
+            states = model.states(part[:, :-1])
+            losses, found = losses_in(model, states, part).numpy(), directions(states)
+            for start, window, of_window in zip(itertools.islice(at, len(part)), losses, found, strict=True):
+                end = min(start + context, n)
+                if start % context == 0:
+                    cold.keep(start, 0, end, window, of_window)
+                if start % stride == 0:
+                    sliding.keep(start, 0 if start == 0 else context - stride, end, window, of_window)
     return cold, sliding
 
 

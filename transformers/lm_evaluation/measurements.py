@@ -18,7 +18,7 @@ from lm_evaluation.lm_losses import (
     window_losses,
 )
 from lm_evaluation.mixture import Mixture, learn_trust, net_losses
-from lm_evaluation.neighbours import new_neighbours
+from lm_evaluation.neighbours import Neighbours, new_neighbours
 from optimisation.lm_learner import Learner
 from texts.anchors import longest_match, second_half
 from texts.integer_tasks import IntegerTask
@@ -67,6 +67,14 @@ def predictions_to_make(learner: Learner) -> tuple[float, float]:
     return last, points / 2  # the curve's in the training's dtype, which is faster
 
 
+def no_places_yet(learner: Learner, nets: int) -> tuple[Neighbours, ...]:
+    """The neighbours that a run's mixture of so many nets is to have, without a place so far."""
+    text = learner.text
+    if text is None or not len(text.held) or "neighbours" in learner.settings.without:
+        return ()
+    return new_neighbours(nets, text.vocabulary, learner.dtype)
+
+
 def learnt_mixture(learner: Learner) -> Mixture | None:
     """What predicts at the end of a text run: all nets, an n-gram and neighbours, trusted as the held-back slice tells."""
     text = learner.text
@@ -78,9 +86,7 @@ def learnt_mixture(learner: Learner) -> Mixture | None:
     learnt, held = text.learnt.cpu().numpy(), text.held.cpu().numpy()
     shape = choose_shape(learnt, held, text.vocabulary)
     ngram = count_words(learnt, text.vocabulary, shape)
-    count = 0 if "neighbours" in learner.settings.without else len(nets)
-    near = new_neighbours(count, text.vocabulary, learner.dtype)
-    mixture = Mixture(nets, ngram, near)
+    mixture = Mixture(nets, ngram, no_places_yet(learner, len(nets)))
     mixture.learn_places([text.learnt])
     _, sliding = mixture.read(text.held)
     q, known = ngram.probabilities(held)

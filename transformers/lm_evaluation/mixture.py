@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from decoder_model.decoder import Decoder
-from lm_evaluation.lm_losses import Reading, read_text
+from lm_evaluation.lm_losses import Reading, directions, read_text
 from lm_evaluation.neighbours import Neighbours, blended
 from texts.word_ngram import WordNGram
 
@@ -99,7 +99,7 @@ class Mixture:
         q, known = self.ngram.following(ids)
         found = [of_nets, q]
         if self.neighbours:
-            told = [one.following(unit(state), ids) for one, state in zip(self.neighbours, states, strict=False)]
+            told = [one.following(directions(state), ids) for one, state in zip(self.neighbours, states, strict=False)]
             found.append(np.mean([blended(np.array([one, np.full_like(one, of_all)]), q) for one, of_all in told], 0))
         return self.trust[known] @ np.array(found)
 
@@ -109,11 +109,6 @@ def net_losses(readings: Sequence[Reading]) -> Array:
     if len(readings) == 1:
         return readings[0].losses
     return -np.log(np.mean([np.exp(-one.losses.astype(np.float64)) for one in readings], 0)).astype(np.float32)
-
-
-def unit(state: Tensor) -> Tensor:
-    """The direction of a state (C,) as readings keep it."""
-    return torch.nn.functional.normalize(state.float(), dim=-1).bfloat16()
 
 
 def learn_trust(p: Array, known: Array, depth: int) -> Array:

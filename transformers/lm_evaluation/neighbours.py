@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from decoder_model.decoder import Decoder
-from lm_evaluation.lm_losses import read_windows
+from lm_evaluation.lm_losses import window_directions
 from texts.vocabulary import Vocabulary
 
 Array = NDArray[Any]
@@ -56,7 +56,7 @@ class Neighbours:
         if n > MOST_PLACES:
             starts = starts[np.linspace(0, len(starts) - 1, max(1, MOST_PLACES // context)).astype(int)]
         places = torch.from_numpy(starts)[:, None] + torch.arange(context + 1)
-        states = torch.cat([found.cpu() for _, found in read_windows(net, ids[places.clamp(max=n)], self.dtype)])
+        states = window_directions(net, ids[places.clamp(max=n)], self.dtype)
         kept = places[:, :-1] < n  # the last window may reach beyond the text
         at = places[:, :-1][kept]
         return self.codes_of(ids.numpy())[at.numpy()], ids[at + 1], states[kept]
@@ -97,10 +97,11 @@ class Neighbours:
         return found
 
     def following(self, state: Tensor, ids: Array) -> tuple[Array, float]:
-        """Of every token (V,) after the text `ids` (n,): the weight of the neighbours that it followed; and of all."""
+        """Of every token (V,) after the text `ids` (n,), in the direction (C,) there: the weight of the neighbours that it
+        followed; and of all."""
         code = self.codes_of(ids[-self.matched :])[-1]
         first, end = np.searchsorted(self.codes, [code, code + 1])
-        weights = _weights(state[None].cpu(), self.states[first:end].float())[0].double()
+        weights = _weights(state[None], self.states[first:end].float())[0].double()
         told = torch.zeros(self.vocabulary, dtype=torch.float64).index_add_(0, self.followed[first:end], weights)
         return told.numpy(), float(weights.sum())
 

@@ -23,8 +23,8 @@ from common.files import load_checkpoint, read_json, read_record, write_record
 from common.provenance import available_cores
 from common.run import Run
 from lm_evaluation.lm_losses import window_losses
-from lm_evaluation.measurements import predictions_to_make
-from lm_evaluation.neighbours import FINDERS, MOST_PLACES
+from lm_evaluation.measurements import no_places_yet, predictions_to_make
+from lm_evaluation.neighbours import MOST_PLACES
 from lm_settings.train_settings import USUAL_STEPS, Settings
 from optimisation.learning_rates import FLAT
 from optimisation.lm_learner import Learner
@@ -215,15 +215,15 @@ def time_to_train(learner: Learner, clock: Clock, members: int, token_seconds: f
     finish = FINISH_SECONDS + members * (last * token_seconds + SAMPLE_SECONDS)
     if learner.text is not None:
         finish += COUNT_SECONDS * len(learner.text.learnt)
-        finish += min(members, FINDERS) * neighbour_seconds(learner, learner.text, token_seconds)
+        finish += len(no_places_yet(learner, members)) * neighbour_seconds(learner, learner.text, token_seconds)
     deadline = learner.settings.minutes - finish / 60
     left = 60 * (deadline - clock.minutes) - ROWS * point * token_seconds
     return deadline, max(left, QUICK_SECONDS) if learner.settings.preset == "quick" else left
 
 
 def neighbour_seconds(learner: Learner, text: Text, token_seconds: float) -> float:
-    """To read what is kept of the training text, and to compare the places of two readings of the validation text."""
-    kept = min(MOST_PLACES, len(text.learnt)) if len(text.held) else 0
+    """One net's: to read what is kept of the training text, and to compare with it two readings of the validation text."""
+    kept = min(MOST_PLACES, len(text.learnt))
     faster = 3 if learner.dtype == torch.bfloat16 else 1  # than the predictions in fp32, of which token_seconds is
     pair = COMPARE_SECONDS[0] + COMPARE_SECONDS[1] * learner.settings.width
     return kept * token_seconds / faster + pair * kept * 2 * len(text.validation)

@@ -91,14 +91,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 # What a task gets where nothing is said; chosen on the development slices (transformers/README.md).
 TEXT_RECIPE = {"minutes": 4.5, "layers": 4, "heads": 2, "width": 128, "context": 256, "batch": 8}
-SMALL_TEXT_RECIPE = TEXT_RECIPE | {"heads": 3, "width": 192}  # a smaller text is soon read, and leaves time for width
+# A small text is soon read, and a run of so many minutes reads any: both leave time for more width.
+WIDER, LONG_MINUTES = {"heads": 3, "width": 192}, 8.0
 INTEGER_RECIPE = {"layers": 2, "heads": 2, "width": 128, "batch": 32, "dropout": 0.0}
 RECIPES: dict[str, dict[str, Any]] = {
     "ascending": {**INTEGER_RECIPE, "minutes": 0.4, "width": 64, "length": 32, "vocab": 64},
     "repeat": {**INTEGER_RECIPE, "minutes": 0.9, "width": 64, "length": 32, "vocab": 64},
     "induction": {**INTEGER_RECIPE, "minutes": 1.5, "length": 64, "vocab": 256},
     **dict.fromkeys(("shakespeare", "kjv"), TEXT_RECIPE),
-    **dict.fromkeys(("tinyshakespeare", "text"), SMALL_TEXT_RECIPE),
+    **dict.fromkeys(("tinyshakespeare", "text"), TEXT_RECIPE | WIDER),
 }
 SMALL_TEXT_DROPOUT = 0.15  # a small text is read many times over
 # Steps that a minute came to on two cores, in the committed runs of these recipes.
@@ -107,9 +108,8 @@ USUAL_STEPS = {
     "repeat": 3400,
     "induction": 1540,
     **dict.fromkeys(("shakespeare", "kjv"), 590),
-    **dict.fromkeys(("tinyshakespeare", "text"), 500),
+    **dict.fromkeys(("tinyshakespeare", "text"), 540),
 }
-LONG_MINUTES, LONG_RECIPE = 8.0, {"heads": 3, "width": 192}  # a text run of so many minutes has time for more width
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def with_recipe(config: Config) -> dict[str, Any]:
         del recipe["minutes"]
     long = config.task not in INTEGER_TASKS and given.get("minutes", 0) >= LONG_MINUTES
     if long and config.width is None and config.heads is None:
-        recipe |= LONG_RECIPE
+        recipe |= WIDER
     return {**recipe, **given}
 
 
