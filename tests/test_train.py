@@ -31,6 +31,7 @@ from lm_evaluation.measurements import curve_point
 from lm_evaluation.step_budget import ROWS, Plan
 from lm_report import train_figures
 from lm_settings.choices import INTEGER_TASKS, MODERN
+from optimisation.learning_rates import LINEAR_RATE
 from texts.integer_tasks import IntegerTask
 from texts.text_windows import TextTask
 from tiny_decoder import random_tokens, tiny_decoder
@@ -266,6 +267,15 @@ def test_the_schedules_of_both_settings(lm_folder):
     assert 0 < peak < 100
     assert rates[peak] == pytest.approx(0.5 * (16 * (peak + 1)) ** -0.5)
     assert rates[4 * peak + 3] == pytest.approx(rates[peak] / 2)
+
+
+def test_the_linear_schedule_of_the_papers_decoder(lm_folder):
+    """Up to the peak for a tenth of the run, then down to 0: the corners by hand."""
+    learner = learner_of(*TINY, "--arch", "vaswani", "--schedule", "linear", "--lr-scale", "0.5")
+    rates = [LINEAR_RATE * learner.rate(step, 1000) for step in (0, 49, 99, 100, 550, 999)]
+    peak = 0.5 * LINEAR_RATE
+    assert rates == pytest.approx([peak / 100, peak / 2, peak, peak, peak / 2, peak / 900])
+    assert set(learner.optimizer.rates.values()) == {LINEAR_RATE}
 
 
 def test_which_optimiser_takes_which_setting(lm_folder):

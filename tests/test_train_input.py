@@ -42,6 +42,7 @@ BAD = [
     ((*TINY, "--arch", "lstm"), "--arch"),
     ((*TINY, "--without", "attention"), "--without attention is unknown"),
     ((*TINY, "--arch", "vaswani", "--without", "shift"), "--without takes parts of --arch modern away"),
+    ((*TINY, "--schedule", "linear"), "--schedule linear goes with --arch vaswani"),
     ((*TINY, "--minutes", "1"), "--steps and --minutes exclude each other"),
     ((*TINY[:-2], "--minutes", "0"), "--minutes must be positive"),
     ((*TINY[:-2], "--minutes", "nan"), "--minutes must be positive"),

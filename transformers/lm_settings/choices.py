@@ -5,6 +5,7 @@ from typing import Literal
 Task = Literal["ascending", "repeat", "induction", "shakespeare", "tinyshakespeare", "kjv", "text"]
 INTEGER_TASKS = ("ascending", "repeat", "induction")
 Arch = Literal["modern", "vaswani"]
+Schedule = Literal["paper", "linear"]
 OptimizerName = Literal["adamw", "sgd", "muon"]
 
 # What `modern` adds to the paper, each with its source; `--without` takes single ones away, and Muon, the optimiser, too.

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from common.device import DeviceName
 from common.errors import BadInput
 from common.provenance import check_name
-from lm_settings.choices import BESIDE, INTEGER_TASKS, MODERN, Arch, Task
+from lm_settings.choices import BESIDE, INTEGER_TASKS, MODERN, Arch, Schedule, Task
 
 Tokenizer = Literal["char", "word", "bpe"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -48,6 +48,8 @@ class Config:
     without: tuple[str, ...] = ()
     """modern parts to leave out: rotary prenorm qknorm relu2 zeroinit untied softcap shortcut shift ngrams muon mixture
     neighbours; the integer tasks never have the token shift and the n-grams, which would solve them without attention"""
+    schedule: Schedule = "paper"
+    """of vaswani's learning rate; linear: up for a tenth of the run, then down to 0, with which minutes come to far more"""
     layers: int | None = None
     """blocks; default: by task"""
     heads: int | None = None
@@ -133,6 +135,8 @@ class Settings:
     tokenizer: Tokenizer
     arch: Arch
     without: tuple[str, ...]
+    schedule: Schedule
+    """of --arch vaswani; modern has its own"""
     layers: int
     heads: int
     width: int
@@ -217,6 +221,8 @@ def check_belongs(config: Config) -> None:
         raise BadInput(f"--without {unknown[0]} is unknown: choose from {' '.join((*MODERN, *BESIDE))}")
     if config.without and config.arch == "vaswani":
         raise BadInput("--without takes parts of --arch modern away, and vaswani has none of them")
+    if config.schedule != "paper" and config.arch == "modern":
+        raise BadInput(f"--schedule {config.schedule} goes with --arch vaswani; modern has a schedule of its own")
     if config.text is not None and config.task != "text":
         raise BadInput(f"--text goes with --task text, not with --task {config.task}")
     integers = config.task in INTEGER_TASKS

@@ -6,6 +6,7 @@ ADAM_RATES = {"matrix": 0.003, "embedding": 0.03, "ngrams": 0.01, "head": 0.004,
 PAPER_RATE = 0.12
 WARMUP, FLAT = 20, 0.4  # steps of warm-up, and the fraction of the run after which the rate falls to 0
 PAPER_WARMUP = 0.04  # of the run: the paper's 4,000 of 100,000 steps
+LINEAR_RATE, LINEAR_WARMUP = 0.004, 0.1  # of the paper's decoder with the other schedule: its peak, and where that is
 
 
 def warmup_steps(steps: int) -> int:

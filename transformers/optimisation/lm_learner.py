@@ -14,6 +14,8 @@ from lm_settings.train_settings import Settings
 from optimisation.learning_rates import (
     ADAM_RATES,
     FLAT,
+    LINEAR_RATE,
+    LINEAR_WARMUP,
     MUON_RATES,
     PAPER_RATE,
     PAPER_WARMUP,
@@ -74,7 +76,9 @@ class Learner:
         if isinstance(self.task, TextTask):
             self.task = replace(self.task, seed=self.seed)
         with_muon = not self.paper and "muon" not in settings.without
-        rates = dict.fromkeys(MUON_RATES, PAPER_RATE) if self.paper else MUON_RATES if with_muon else ADAM_RATES
+        rates = MUON_RATES if with_muon else ADAM_RATES
+        if self.paper:
+            rates = dict.fromkeys(MUON_RATES, PAPER_RATE if settings.schedule == "paper" else LINEAR_RATE)
         self.optimizer = Optimizer(self.model, rates, settings.decay, with_muon, self.dtype)
         self.tracker = NoiseTracker(self.model, settings.batch) if settings.track_noise else None
 
@@ -133,6 +137,8 @@ class Learner:
 
     def rate(self, step: int, steps: int) -> float:
         """The factor on the learning rates in a step, of so many steps in all."""
+        if self.paper and self.settings.schedule == "linear":
+            return self.settings.lr_scale * trapezoid(step, steps, max(1, round(LINEAR_WARMUP * steps)), LINEAR_WARMUP)
         if self.paper:
             warmup = max(1, round(PAPER_WARMUP * steps))
             return self.settings.lr_scale * inverse_sqrt(step, self.model.shape.width, warmup)
