@@ -176,7 +176,7 @@ class Decoder(nn.Module):
                 before = before if cache.tokens is None else cache.tokens
                 cache.tokens = torch.cat([before, tokens], 1)[:, -before.size(1) :]
             entries = ngram_entries(torch.cat([before, tokens], 1), self.shape.vocabulary)  # (B, T, tables)
-            found = dropout(F.embedding(entries, self.ngrams).flatten(2), self.ngram_dropout, self.training)
+            found = dropout(self.kernels.look_up(entries, self.ngrams).flatten(2), self.ngram_dropout, self.training)
             x = x + F.linear(found, self.ngram_output)
         if "rotary" not in self.shape.parts:
             # The scale of section 3.4 brings a tied embedding to the size of the sinusoids.

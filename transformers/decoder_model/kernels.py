@@ -79,6 +79,14 @@ def refuse_second_derivatives() -> None:
         raise RuntimeError("the fast kernels have no second derivatives: use Decoder(…, kernels=PLAIN)")
 
 
+def sparse_look_up(entries: Tensor, table: Tensor) -> Tensor:
+    """`F.embedding(entries, table)`, whose gradient holds only the rows that were read, with their numbers.
+
+    The tables are 6.4 M numbers, of which a step reads 0.26 M at most.
+    """
+    return F.embedding(entries, table, sparse=True)
+
+
 class RMSNorm(Function):
     """dL/dx = (g - y mean(g y)) / rms(x) for y = x / rms(x)."""
 
@@ -156,16 +164,17 @@ class Attention(Function):
 
 @dataclass(frozen=True)
 class Kernels:
-    """One implementation of the four operations."""
+    """One implementation of the five operations."""
 
     rms_norm: Callable[[Tensor], Tensor]
     relu_squared: Callable[[Tensor], Tensor]
     rotate: Callable[[Tensor, Tensor, Tensor], Tensor]
     attention: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    look_up: Callable[[Tensor, Tensor], Tensor]
 
 
-PLAIN = Kernels(plain_rms_norm, plain_relu_squared, plain_rotate, plain_attention)
-FAST = Kernels(RMSNorm.apply, ReluSquared.apply, Rotate.apply, Attention.apply)
+PLAIN = Kernels(plain_rms_norm, plain_relu_squared, plain_rotate, plain_attention, F.embedding)
+FAST = Kernels(RMSNorm.apply, ReluSquared.apply, Rotate.apply, Attention.apply, sparse_look_up)
 
 
 def kernels_for(device: torch.device) -> Kernels:

@@ -69,12 +69,13 @@ class NoiseTracker:
 
 
 def _gradient(p: nn.Parameter) -> Tensor:
+    """Also a sparse one, with each row once."""
     assert p.grad is not None
-    return p.grad
+    return p.grad.coalesce() if p.grad.is_sparse else p.grad
 
 
 def _square(tensors: list[Tensor]) -> Tensor:
-    return torch.stack([t.square().sum() for t in tensors]).sum()
+    return torch.stack([(t.coalesce().values() if t.is_sparse else t).square().sum() for t in tensors]).sum()
 
 
 def noise_of(metrics: dict[str, np.ndarray], context: int) -> Interval:

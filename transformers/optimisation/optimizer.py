@@ -1,4 +1,4 @@
-"""The optimiser of the whole model: Muon for the hidden matrices with AdamW for the rest, or Adam for everything."""
+"""The optimiser of the whole model: Muon for the hidden matrices, RowAdam for the tables, AdamW for the rest."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from optimisation.muon import Muon
+from optimisation.row_adam import RowAdam
 
 MOMENTUM_WARMUP = 100  # steps from 0.85 to Muon's full momentum (Jordan et al. 2024)
 
@@ -13,15 +14,19 @@ MOMENTUM_WARMUP = 100  # steps from 0.85 to Muon's full momentum (Jordan et al. 
 class Optimizer:
     """One step for the whole model: `rates` maps the kinds of `kind_of` to learning rates.
 
-    `with_muon`: the matrices are the blocks'. Without it Adam takes them too (Vaswani et al. 2017, section 5.3: beta2
-    0.98, eps 1e-9). `decay` is decoupled weight decay, on the blocks' matrices only.
+    The table of n-grams is RowAdam's. `with_muon`: the matrices are the blocks'. Without it Adam takes them too (Vaswani et
+    al. 2017, section 5.3: beta2 0.98, eps 1e-9). `decay` is decoupled weight decay, on the blocks' matrices only.
     """
 
     def __init__(self, model: nn.Module, rates: dict[str, float], decay: float, with_muon: bool, dtype: torch.dtype):
         self.parameters = list(model.parameters())
         kinds: dict[str, list[nn.Parameter]] = {}
+        self.tables: list[RowAdam] = []
         for name, p in model.named_parameters():
-            kinds.setdefault(kind_of(name, p), []).append(p)
+            if name == "ngrams":
+                self.tables.append(RowAdam(p))
+            else:
+                kinds.setdefault(kind_of(name, p), []).append(p)
         self.rates, self.decay = rates, decay
         self.muon = Muon(kinds.pop("matrix"), dtype) if with_muon else None
         groups = [
@@ -37,6 +42,8 @@ class Optimizer:
         for group in self.adam.param_groups:
             group["lr"] = self.rates[group["kind"]] * scale
         self.adam.step()
+        for table in self.tables:
+            table.step(self.rates["ngrams"] * scale)
         if self.muon:
             momentum = 0.85 + 0.10 * min(1.0, step / MOMENTUM_WARMUP)
             self.muon.step(self.rates["matrix"] * scale, momentum, self.decay)
@@ -46,11 +53,14 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers."""
         moments = [*self.muon.moments.values()] if self.muon else []
-        return {"adam": self.adam.state_dict(), "moments": moments}
+        tables = [table.state_dict() for table in self.tables]
+        return {"adam": self.adam.state_dict(), "moments": moments, "tables": tables}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The state that `state_dict` gave for a model of the same shape."""
         self.adam.load_state_dict(state["adam"])
+        for table, saved in zip(self.tables, state["tables"], strict=True):
+            table.load_state_dict(saved)
         if self.muon:
             for moment, saved in zip(self.muon.moments.values(), state["moments"], strict=True):
                 moment.copy_(saved)
