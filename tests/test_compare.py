@@ -26,6 +26,28 @@ def test_interquartile_mean_by_hand():
     assert middle.tolist() == low.tolist() == high.tolist() == [1, 5]
 
 
+def test_iqm_and_probability_of_improvement_by_hand():
+    games = [np.array([9.0, -7.0]), np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 100.0])]
+    assert seed_statistics.iqm_over_games(games) == 3.5  # of eight the middle four: 2, 3, 4, 5
+    ours, theirs = [np.array([1.0, 3.0]), np.array([5.0])], [np.array([2.0]), np.array([5.0, 6.0])]
+    assert seed_statistics.probability_of_improvement(ours, theirs) == (0.5 + 0.25) / 2
+    assert seed_statistics.probability_of_improvement(theirs, ours) == 1 - (0.5 + 0.25) / 2
+
+
+def test_stratified_intervals_against_binomials():
+    """A run of each game is drawn from 0 and 1: the mean of eight is binomial; of one run a game there is no doubt."""
+    mean, four = (lambda games: float(np.mean(np.concatenate(games)))), [np.array([0.0, 1.0])] * 4
+    assert seed_statistics.stratified_interval(mean, four) == (0.5, 1 / 8, 7 / 8)
+    uneven = [np.array([float(i)]) for i in range(16)]
+    assert seed_statistics.stratified_interval(mean, uneven) == (7.5, 7.5, 7.5)
+    over = seed_statistics.stratified_interval(mean, uneven, over_games=True)
+    assert over == pytest.approx(seed_statistics.mean_interval(np.arange(16.0)), abs=0.3)
+    sure = seed_statistics.stratified_interval(
+        seed_statistics.probability_of_improvement, uneven, [game - 1 for game in uneven], over_games=True
+    )
+    assert sure == (1.0, 1.0, 1.0)  # the games are the same for both
+
+
 def test_solved_is_the_first_of_two_in_a_row():
     curve = [{"step": float(i), "eval_return": r} for i, r in enumerate([10.0, 480, 400, 475, 500, 500])]
     found = seed_statistics.solved_at(curve, 475.0)

@@ -13,6 +13,7 @@ from procgen_results import (
     numbers,
     ppo_in_training,
     published_mean,
+    published_returns,
     results,
     rows,
     suite_in_training,
@@ -20,6 +21,7 @@ from procgen_results import (
 )
 from rl_report.procgen_report import procgen_figure, procgen_table
 from rl_report.published import ppo_return
+from rl_report.seed_statistics import iqm_over_games, probability_of_improvement, stratified_interval
 from rl_settings.procgen_games import GAMES, normalised_return
 
 
@@ -59,6 +61,17 @@ def test_the_means_of_training_are_as_readme_says():
     ours, ppo = suite_in_training(), ppo_in_training(1e6)
     shown = [with_interval(each) for each in (ours, ppo, ours - ppo)]
     assert "frames of training are at {}, PPO's at {}: a difference of {}.".format(*shown) in TEXT
+
+
+def test_iqm_and_probability_of_improvement_are_as_readme_says():
+    envs = {game: f"procgen:{game}" for game in GAMES}
+    ours = [np.array([value]) for value in suite_in_training()]
+    ppo = [np.array([normalised_return(envs[game], r) for r in published_returns(game)]) for game in GAMES]
+    better = [stratified_interval(probability_of_improvement, ours, ppo, over_games=games) for games in (False, True)]
+    (middle, low, high), (_, lower, higher) = better
+    assert f"with a probability of {middle:.2f} [{low:.2f}, {high:.2f}] ([{lower:.2f}, {higher:.2f}] for other" in TEXT
+    mine, (theirs, low, high) = iqm_over_games(ours), stratified_interval(iqm_over_games, ppo)
+    assert f"the interquartile means over all runs are {mine:.3f} and {theirs:.3f} [{low:.3f}, {high:.3f}]" in TEXT
 
 
 def test_the_first_game_is_as_readme_says():

@@ -1,10 +1,11 @@
-"""Training and sampling speed of the default decoder beside the machine's limit. Run by hand, about a minute:
+"""Training and sampling speed of the default decoders beside the machine's limit. Run by hand, about a minute:
 
     python tests/benchmarks/decoder_speed.py
 
-Everything in one process. Medians of REPEATS on all cores: tokens per second of forward and backward with the fast kernels,
-the plain formulas and PyTorch's attention, in bf16 and fp32; the optimiser with all matrices of a shape at once beside
-`torch.optim.Muon`. Then sampling with and without the KV cache on one core (medians of 5 and 2).
+Everything in one process. Medians of REPEATS on all cores, for both widths that texts get: tokens per second of forward and
+backward with the fast kernels, and beside the machine's matrix multiply; the optimiser's step. Of the narrower, also with
+the plain formulas, PyTorch's attention and a dense gradient of the tables, in bf16 and fp32, and `torch.optim.Muon`. Then
+sampling with and without the KV cache on one core (medians of 5 and 2).
 """
 
 import statistics
@@ -27,12 +28,13 @@ from decoder_model.decoder import Decoder, Shape
 from decoder_model.kernels import FAST, PLAIN
 from lm_evaluation.generation import generate
 from lm_settings.choices import parts_of
+from optimisation.learning_rates import MUON_RATES
 from optimisation.muon import Muon
-from optimisation.optimizer import kind_of
+from optimisation.optimizer import Optimizer, kind_of
 
 REPEATS = 15
 BATCH, CONTEXT = 8, 256
-SHAPE = Shape(65, CONTEXT, 4, 2, 128, parts_of("modern"))
+SHAPE, WIDER = (Shape(65, CONTEXT, 4, heads, width, parts_of("modern")) for heads, width in ((2, 128), (3, 192)))
 
 
 def median_seconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
@@ -54,31 +56,57 @@ def training_step(model: Decoder, tokens: Tensor) -> None:
     F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()).backward()
 
 
+def step_seconds(model: Decoder, optimizer: Optimizer, gradients: list[Tensor | None]) -> float:
+    """The median of steps with these gradients, which a step clears."""
+
+    def step() -> None:
+        for p, g in zip(model.parameters(), gradients, strict=True):
+            p.grad = g
+        optimizer.step(200, 1e-4)
+
+    return median_seconds(step)
+
+
+def flops_per_token(shape: Shape) -> float:
+    """Of a gradient: six for each parameter but those of tables, of which a token reads a few rows, and attention's."""
+    tables = ("embedding", "ngrams")
+    n_params = sum(p.numel() for name, p in Decoder(shape).named_parameters() if name not in tables)
+    return 6 * n_params + 12 * shape.layers * shape.width * CONTEXT / 2  # causal half of attention
+
+
 def main() -> None:
     configure_cpu(available_cores())
     keep_freed_memory()
     best, why = compute_dtype(torch.device("cpu"))
     print(f"{available_cores()} cores, {str(best)[6:]} is the default ({why}); medians of {REPEATS}")
     a = torch.randn(1024, 1024)
-    for dtype in {torch.float32, best}:
+    limit = {}
+    for dtype in (best, torch.float32):
         x = a.to(dtype)
-        print(f"matrix multiply, {str(dtype)[6:]}: {2 * 1024**3 / median_seconds(lambda x=x: x @ x) / 1e9:.0f} GFLOP/s")
+        limit[dtype] = 2 * 1024**3 / median_seconds(lambda x=x: x @ x) / 1e9
+        print(f"matrix multiply, {str(dtype)[6:]}: {limit[dtype]:.0f} GFLOP/s")
 
     tokens = torch.randint(65, (BATCH, CONTEXT + 1))
-    tables = ("embedding", "ngrams")  # of which a token reads a few rows
-    n_params = sum(p.numel() for name, p in Decoder(SHAPE).named_parameters() if name not in tables)
-    flops = 6 * n_params + 12 * SHAPE.layers * SHAPE.width * CONTEXT / 2  # per token, causal half of attention
     kinds = {
         "fast kernels": FAST,
         "fast, PyTorch's attention": replace(FAST, attention=pytorch_attention),
+        "fast, dense gradient of the tables": replace(FAST, look_up=PLAIN.look_up),
         "plain formulas": PLAIN,
     }
-    for dtype in (best, torch.float32):
-        for name, kernels in kinds.items():
-            model = Decoder(SHAPE, dtype, kernels)
-            seconds = median_seconds(lambda model=model: training_step(model, tokens))
-            rate = BATCH * CONTEXT / seconds
-            print(f"gradient, {str(dtype)[6:]}, {name}: {rate:,.0f} tokens/s, {rate * flops / 1e9:.0f} GFLOP/s")
+    cases = [(SHAPE, dtype, name) for dtype in (best, torch.float32) for name in kinds]
+    for shape, dtype, name in [*cases[:1], (WIDER, best, "fast kernels"), *cases[1:]]:
+        model = Decoder(shape, dtype, kinds[name])
+        seconds = median_seconds(lambda model=model: training_step(model, tokens))
+        speed = flops_per_token(shape) * BATCH * CONTEXT / seconds / 1e9
+        print(
+            f"gradient, width {shape.width}, {str(dtype)[6:]}, {name}: {BATCH * CONTEXT / seconds:,.0f} tokens/s, "
+            f"{speed:.0f} GFLOP/s, {speed / limit[dtype]:.0%} of the multiply"
+        )
+        if name == "fast kernels" and dtype == best:
+            optimizer = Optimizer(model, MUON_RATES, 0.0, True, best)
+            training_step(model, tokens)
+            kept = [p.grad for p in model.parameters()]
+            print(f"the optimiser's step, width {shape.width}: {1e3 * step_seconds(model, optimizer, kept):.1f} ms")
 
     model = Decoder(SHAPE, best)
     training_step(model, tokens)
