@@ -68,7 +68,9 @@ def tables() -> dict[str, dict[str, dict[str, str]]]:
             "own_texts.csv": lm_columns.OWN_TEXTS_CSV,
             "batch_sweep.csv": lm_columns.BATCH_SWEEP_CSV,
             "noise.csv": lm_columns.NOISE_CSV,
-            "ablation.csv, ablation_trials.csv, learning_rates.csv, learning_rates_1000_steps.csv": lm_columns.RECIPE_CSV,
+            "ablation.csv, ablation_trials.csv, learning_rates.csv, learning_rates_1000_steps.csv, linear_schedule.csv": (
+                lm_columns.RECIPE_CSV
+            ),
             "beside_nanogpt.csv": lm_columns.BESIDE_NANOGPT_CSV,
             "anchors.csv": lm_columns.ANCHORS_CSV,
         },

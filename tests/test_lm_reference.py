@@ -202,6 +202,19 @@ def test_what_each_part_is_worth():
         assert variant == "modern" or f"| {statistics.mean(found):+.3f} ± {half:.3f} |" in line
 
 
+def test_the_papers_decoder_with_a_schedule_that_ends():
+    names = ("vaswani-paper-s0", "vaswani-linear-s0", "modern-no-tables-s0")
+    paper, linear, modern = (summary(name) for name in names)
+    for run in (paper, linear, modern):
+        assert run["total_seconds"] <= 275
+        assert f"{run['val_loss']:.3f} ({run['steps']:,} steps)" in one_line(PAGE)
+    assert linear["val_loss"] - modern["val_loss"] <= 0.15
+    assert f", {linear['val_loss'] - modern['val_loss']:.3f} below." in one_line(PAGE)
+    tried = {float(row["lr"]): float(row["loss"]) for row in rows("recipe/linear_schedule.csv")}
+    assert min(tried, key=lambda lr: tried[lr]) == 1  # inside the range
+    assert f"({', '.join(f'{tried[lr]:.3f}' for lr in sorted(tried))})" in one_line(PAGE)
+
+
 def test_the_learning_rate_matters_little_within_a_factor_of_two():
     long = {float(row["lr"]): float(row["loss"]) for row in rows("recipe/learning_rates_1000_steps.csv")}
     assert max(long.values()) - long[1] <= 0.03
