@@ -69,12 +69,12 @@ class NoiseTracker:
 
 
 def _gradient(p: nn.Parameter) -> Tensor:
-    """Also a sparse one, with each row once."""
     assert p.grad is not None
-    return p.grad.coalesce() if p.grad.is_sparse else p.grad
+    return p.grad
 
 
 def _square(tensors: list[Tensor]) -> Tensor:
+    """Of all numbers in them; in a sparse one a row may stand several times, which are to be added first."""
     return torch.stack([(t.coalesce().values() if t.is_sparse else t).square().sum() for t in tensors]).sum()
 
 

@@ -28,21 +28,14 @@ class RowAdam:
         g = self.p.grad
         assert g is not None
         self.steps += 1
+        rows: Tensor | slice = slice(None)
         if g.is_sparse:
             g = g.coalesce()
             rows, g = g.indices()[0], g.values()
-            decay = torch.pow(BETA2, (self.steps - self.updated[rows]).float())[:, None]
-            v = self.squares[rows].mul_(decay).addcmul_(g, g, value=1 - BETA2)
-            self.squares[rows], self.updated[rows] = v, self.steps
-            self.p.index_add_(0, rows, self._change(g, v), alpha=-lr)
-        else:
-            decay = torch.pow(BETA2, (self.steps - self.updated).float())[:, None]
-            v = self.squares.mul_(decay).addcmul_(g, g, value=1 - BETA2)
-            self.updated.fill_(self.steps)
-            self.p.sub_(self._change(g, v), alpha=lr)
-
-    def _change(self, g: Tensor, v: Tensor) -> Tensor:
-        return g / (v / (1 - BETA2**self.steps)).sqrt_().add_(EPSILON)
+        decay = torch.pow(BETA2, (self.steps - self.updated[rows]).float())[:, None]
+        v = self.squares[rows].mul_(decay).addcmul_(g, g, value=1 - BETA2)
+        self.squares[rows], self.updated[rows] = v, self.steps
+        self.p[rows] -= lr * g / ((v / (1 - BETA2**self.steps)).sqrt_() + EPSILON)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers."""
